@@ -1,0 +1,1 @@
+"""What crosses the wire: the envelope, the events of each producer, the topics, and an example of each."""

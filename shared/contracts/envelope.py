@@ -1,0 +1,101 @@
+"""CloudEvents 1.0 in Kafka binary mode: attributes as `ce_*` headers, the data as a JSON value.
+
+`ce_subject` is what the event is about (a ticket or an incident) and also the record's key; `ce_sequence` is that
+subject's version at the publisher, counted 1, 2, 3 … without holes. Commands from branches carry no sequence.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+SPEC_VERSION = "1.0"
+SOURCE_PREFIX = "/gongdan/"
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class MalformedEnvelope(ValueError):
+    """A record whose headers are not a CloudEvent we can read; the message says which attribute and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """The attributes of one event. `time` is when it happened, timezone-aware."""
+
+    event_id: UUID
+    source: str
+    type: str
+    subject: UUID
+    time: datetime
+    sequence: int | None = None
+    schema_version: int = 1
+    traceparent: str | None = None
+
+    @property
+    def publisher(self) -> str:
+        """The service (or `branch/<id>`) that published the event."""
+        return self.source.removeprefix(SOURCE_PREFIX)
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        """The record's headers, for the producer."""
+        headers = [
+            ("ce_specversion", SPEC_VERSION.encode()),
+            ("ce_id", str(self.event_id).encode()),
+            ("ce_source", self.source.encode()),
+            ("ce_type", self.type.encode()),
+            ("ce_subject", str(self.subject).encode()),
+            ("ce_time", self.time.isoformat().encode()),
+            ("ce_dataschema", schema_urn(self.type, self.schema_version).encode()),
+            ("content-type", b"application/json"),
+        ]
+        if self.sequence is not None:
+            headers.append(("ce_sequence", str(self.sequence).encode()))
+        if self.traceparent:
+            headers.append(("traceparent", self.traceparent.encode()))
+        return headers
+
+
+def schema_urn(event_type: str, version: int) -> str:
+    return f"urn:gongdan:{event_type}:{version}"
+
+
+def read_envelope(headers: Iterable[tuple[str, bytes]]) -> Envelope:
+    """Read a record's headers. Raises `MalformedEnvelope`, naming the attribute."""
+    values: dict[str, str] = {}
+    for name, value in headers:
+        try:
+            values[name] = value.decode()
+        except (UnicodeDecodeError, AttributeError):
+            raise MalformedEnvelope(f"header {name} is not UTF-8 text") from None
+
+    def required(name: str) -> str:
+        if not values.get(name):
+            raise MalformedEnvelope(f"header {name} is missing")
+        return values[name]
+
+    if (spec := required("ce_specversion")) != SPEC_VERSION:
+        raise MalformedEnvelope(f"ce_specversion is {spec[:16]}, expected {SPEC_VERSION}")
+    event_type = required("ce_type")
+    sequence = values.get("ce_sequence")
+    try:
+        time = datetime.fromisoformat(required("ce_time"))
+        envelope = Envelope(
+            event_id=UUID(required("ce_id")),
+            source=required("ce_source"),
+            type=event_type,
+            subject=UUID(required("ce_subject")),
+            time=time,
+            sequence=None if sequence is None else int(sequence),
+            schema_version=int(values.get("ce_dataschema", "1").rpartition(":")[2]),
+            traceparent=values.get("traceparent"),
+        )
+    except MalformedEnvelope:
+        raise
+    except ValueError as error:
+        raise MalformedEnvelope(f"an attribute has the wrong form: {str(error)[:120]}") from None
+    if time.tzinfo is None:
+        raise MalformedEnvelope("ce_time has no time zone")
+    if sequence is not None and not 1 <= int(sequence) < 2**31:
+        raise MalformedEnvelope("ce_sequence is out of range")
+    return envelope

@@ -1,0 +1,55 @@
+"""Settings that every service has. A service's own `settings.py` adds to them and sets the prefix.
+
+Read once from the environment, frozen, handed down; nothing is opened at import. A variable `X` may be given as
+`X_FILE` instead, naming a file that holds the value (for mounted secrets).
+"""
+
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+FILE_SUFFIX = "_FILE"
+
+S = TypeVar("S", bound="ServiceSettings")
+
+
+class ServiceSettings(BaseSettings):
+    """Common settings. Durations carry their unit in the name and are real time, never scaled."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    database_url: SecretStr = Field(description="postgresql+asyncpg://user:password@host:port/database")
+    kafka_bootstrap_servers: str = Field(description="host:port[,host:port…]")
+    keys_file: Path = Field(description="JSON file with the hashed API keys")
+    policy_pack: str = Field(default="mobile_operator", description="name of a folder in shared/policy/packs")
+    http_host: str = "127.0.0.1"
+    http_port: int
+    log_level: str = "INFO"
+    time_scale: float = Field(default=1.0, gt=0, description="seconds of business time in one real second")
+    time_origin: datetime | None = Field(default=None, description="moment at which scaled time began, with offset")
+    database_pool_size: int = 5
+    drain_seconds: float = 5.0
+    fetch_max_wait_ms: int = Field(default=50, description="how long the broker may hold an empty fetch")
+    outbox_retention_days: int = 7
+    outbox_backlog_limit: int = Field(default=200_000, description="unpublished events at which new work is refused")
+    ready_lag_limit: int = Field(default=10_000, description="unread records at which readiness fails")
+    ready_outbox_age_seconds: float = 30.0
+
+
+def from_environment(model: type[S], environment: Mapping[str, str] | None = None) -> S:
+    """Build the settings, reading `<PREFIX><NAME>_FILE` variables from the files they name."""
+    values = dict(os.environ if environment is None else environment)
+    prefix = model.model_config.get("env_prefix", "").upper()
+    given: dict[str, Any] = {}
+    for name in model.model_fields:
+        variable = f"{prefix}{name.upper()}"
+        if variable in values:
+            given[name] = values[variable]
+        elif (path := values.get(variable + FILE_SUFFIX)) and not name.endswith("_file"):
+            given[name] = Path(path).read_text(encoding="utf-8").strip()
+    return model(**given)
