@@ -1,0 +1,14 @@
+"""Settings of intake, from `INTAKE_…` variables."""
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from shared.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="INTAKE_")
+
+    http_port: int = 8001
+    data_key: SecretStr = Field(description="base64 of 32 bytes: encrypts personal data")
+    index_key: SecretStr = Field(description="base64 of 32 bytes: makes the customer key")

@@ -1,0 +1,68 @@
+"""The tables of intake. `personal` is the only place in the whole system that holds a phone or a name, encrypted."""
+
+from sqlalchemy import (
+    ARRAY,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Sequence,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from services.intake.domain import TicketStatus
+from shared.messaging.tables import plumbing_tables
+
+metadata = MetaData()
+plumbing = plumbing_tables(metadata)
+Time = DateTime(timezone=True)
+
+ticket_numbers = Sequence("ticket_numbers", metadata=metadata)
+
+tickets = Table(
+    "tickets",
+    metadata,
+    Column("ticket_id", Uuid, primary_key=True),
+    Column("ticket_no", Text, nullable=False, unique=True),
+    Column("channel", Text, nullable=False),
+    Column("external_id", Text),
+    Column("request_hash", LargeBinary, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("review_status", Text),
+    Column("order_status", Text),
+    Column("branch", Text),
+    Column("outcome", Text),
+    Column("customer_key", Text, nullable=False),
+    Column("category", Text, nullable=False),
+    Column("urgency_rank", SmallInteger, nullable=False),
+    Column("snapshot", JSONB, nullable=False),
+    Column("personal", LargeBinary),
+    Column("version", Integer, nullable=False),
+    Column("accepted_at", Time, nullable=False),
+    Column("updated_at", Time, nullable=False),
+    Column("closed_at", Time),
+    CheckConstraint(f"status IN ({', '.join(repr(str(status)) for status in TicketStatus)})", name="status_known"),
+    Index("uq_tickets_external", "channel", "external_id", unique=True, postgresql_where=text("external_id IS NOT NULL")),
+    Index("ix_tickets_customer", "customer_key", "ticket_id"),
+)
+
+ticket_timeline = Table(
+    "ticket_timeline",
+    metadata,
+    Column("ticket_id", Uuid, primary_key=True),
+    Column("event_id", Uuid, primary_key=True),
+    Column("at", Time, nullable=False),
+    Column("service", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("rules", ARRAY(Text), nullable=False),
+    Column("details", JSONB, nullable=False),
+)

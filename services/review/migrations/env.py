@@ -1,0 +1,4 @@
+from services.review.tables import metadata
+from shared.database.migrations import run_environment
+
+run_environment(metadata)

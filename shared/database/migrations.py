@@ -1,0 +1,54 @@
+"""Running a service's Alembic migrations, one run at a time however many processes start together."""
+
+import asyncio
+from pathlib import Path
+
+from alembic import command, context
+from alembic.config import Config
+from sqlalchemy import Connection, MetaData, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+LOCK_TIMEOUT = "5s"
+LOCK_KEY = 7_203_001
+
+
+def upgrade(service: str, url: str) -> None:
+    """Bring the database of a service to the newest revision. Raises what Alembic or the database raise."""
+    command.upgrade(config(service, url), "head")
+
+
+def config(service: str, url: str) -> Config:
+    settings = Config()
+    folder = Path(__file__).parents[2] / "services" / service / "migrations"
+    settings.set_main_option("script_location", str(folder))
+    settings.attributes["url"] = url
+    return settings
+
+
+def run_environment(metadata: MetaData) -> None:
+    """What each service's `migrations/env.py` does."""
+    asyncio.run(_run(context.config.attributes["url"], metadata))
+
+
+async def _run(url: str, metadata: MetaData) -> None:
+    engine = create_async_engine(url)
+    async with engine.connect() as connection:
+        await connection.run_sync(_migrate, metadata)
+        await connection.commit()
+    await engine.dispose()
+
+
+def _migrate(connection: Connection, metadata: MetaData) -> None:
+    connection.execute(text(f"SELECT pg_advisory_lock({LOCK_KEY})"))
+    connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+    connection.commit()
+    context.configure(
+        connection=connection, target_metadata=metadata, include_name=_ours, compare_server_default=False
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def _ours(name: str | None, kind: str, _: object) -> bool:
+    """Daily partitions come and go; they are not part of the schema that migrations describe."""
+    return not (kind == "table" and (name or "").startswith(("outbox_p", "outbox_default")))

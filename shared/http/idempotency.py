@@ -1,0 +1,79 @@
+"""Safe retries: the first answer to an `Idempotency-Key` is kept, in the transaction that did the work.
+
+The same key with the same body gives the first answer again; with another body it is 422 (`idempotency_key_reused`).
+Two requests at once: the second waits on the first's row and then gets its answer.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+from fastapi import Header
+from sqlalchemy import text
+from starlette.responses import Response
+
+from shared.database.engine import Database, Transaction
+from shared.errors import Invalid
+from shared.http.auth import Principal
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Makes a retry safe: the same key and body get the first answer again",
+    ),
+]
+
+
+def request_hash(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"\0".join(parts)).digest()
+
+
+def reused() -> Invalid:
+    return Invalid(
+        "idempotency_key_reused", "this Idempotency-Key was used with another body", pointer="/header/Idempotency-Key"
+    )
+
+
+async def answer_once(
+    database: Database,
+    principal: Principal,
+    key: str | None,
+    body_hash: bytes,
+    work: Callable[[Transaction], Awaitable[tuple[int, bytes]]],
+) -> Response:
+    """Do the work in one transaction and answer with its (status, JSON); with a key, once only."""
+
+    async def run(transaction: Transaction) -> tuple[int, bytes]:
+        if key is None:
+            return await work(transaction)
+        connection = transaction.connection
+        claimed = await connection.execute(
+            text(
+                "INSERT INTO idempotency_keys (client, key, request_hash) VALUES (:client, :key, :hash)"
+                " ON CONFLICT DO NOTHING"
+            ),
+            {"client": principal.key_id, "key": key, "hash": body_hash},
+        )
+        if claimed.rowcount == 0:
+            row = (
+                await connection.execute(
+                    text("SELECT request_hash, status, answer FROM idempotency_keys WHERE client = :client AND key = :key"),
+                    {"client": principal.key_id, "key": key},
+                )
+            ).one()
+            if bytes(row.request_hash) != body_hash:
+                raise reused()
+            return row.status, bytes(row.answer)
+        status, answer = await work(transaction)
+        await connection.execute(
+            text("UPDATE idempotency_keys SET status = :status, answer = :answer WHERE client = :client AND key = :key"),
+            {"client": principal.key_id, "key": key, "status": status, "answer": answer},
+        )
+        return status, answer
+
+    status, answer = await database.write(run)
+    return Response(answer, status_code=status, media_type="application/json")

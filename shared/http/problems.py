@@ -1,0 +1,140 @@
+"""Errors as problem details (RFC 9457): a stable `code`, and a JSON pointer to each field at fault."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from shared.errors import DomainError, ErrorKind, Transient
+from shared.telemetry.tracing import trace_id
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 2
+
+STATUS = {ErrorKind.not_found: 404, ErrorKind.conflict: 409, ErrorKind.invalid: 422, ErrorKind.forbidden: 403}
+TITLES = {
+    400: "Bad request",
+    401: "Not authenticated",
+    403: "Forbidden",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "Too large",
+    415: "Unsupported media type",
+    422: "Invalid",
+    500: "Internal error",
+    503: "Not available for now",
+}
+
+HTTP_CODES = {
+    400: "invalid_json",
+    401: "not_authenticated",
+    404: "route_not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+}
+
+
+class FieldError(BaseModel):
+    """One field at fault. `expected` says what would have been right."""
+
+    pointer: str
+    code: str
+    detail: str
+    expected: list[str] | None = None
+
+
+class Problem(BaseModel):
+    """The body of every answer that is an error."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: list[FieldError] = []
+    trace_id: str | None = None
+
+
+class InvalidFields(DomainError):
+    """Several fields are wrong at once."""
+
+    kind = ErrorKind.invalid
+
+    def __init__(self, errors: Sequence[FieldError], code: str = "invalid_request") -> None:
+        super().__init__(code, "; ".join(f"{error.pointer}: {error.detail}" for error in errors[:3]))
+        self.errors = list(errors)
+
+
+def problem(
+    status: int, code: str, detail: str, errors: Sequence[FieldError] = (), headers: dict[str, str] | None = None
+) -> Response:
+    body = Problem(
+        title=TITLES.get(status, "Error"),
+        status=status,
+        code=code,
+        detail=detail,
+        errors=list(errors),
+        trace_id=trace_id(),
+    )
+    return Response(
+        orjson.dumps(body.model_dump(exclude_none=True)), status_code=status, media_type=MEDIA_TYPE, headers=headers
+    )
+
+
+def unavailable(detail: str, code: str = "unavailable") -> Response:
+    return problem(503, code, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+def pointer(location: Sequence[Any]) -> str:
+    """A JSON pointer (RFC 6901) from a validation error's location; query and header fields keep their part's name."""
+    steps = [str(step) for step in location]
+    if steps and steps[0] == "body":
+        steps = steps[1:]
+    return "".join(f"/{step.replace('~', '~0').replace('/', '~1')}" for step in steps) or "/"
+
+
+def install(app: FastAPI) -> None:
+    """Render every error of an app as a problem."""
+
+    @app.exception_handler(DomainError)
+    async def on_domain_error(_: Request, error: DomainError) -> Response:
+        if isinstance(error, InvalidFields):
+            fields = error.errors
+        elif error.pointer is not None:
+            fields = [FieldError(pointer=error.pointer, code=error.code, detail=error.detail)]
+        else:
+            fields = []
+        return problem(STATUS[error.kind], error.code, error.detail, fields)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(_: Request, error: RequestValidationError) -> Response:
+        fields = [
+            FieldError(pointer=pointer(item["loc"]), code=item["type"], detail=item["msg"]) for item in error.errors()
+        ]
+        if any(field.code == "json_invalid" for field in fields):
+            return problem(400, "invalid_json", "the body is not valid JSON in UTF-8", fields)
+        return problem(422, "invalid_request", "; ".join(f"{f.pointer}: {f.detail}" for f in fields[:3]), fields)
+
+    @app.exception_handler(HTTPException)
+    async def on_http(_: Request, error: HTTPException) -> Response:
+        code = HTTP_CODES.get(error.status_code, "http_error")
+        return problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
+
+    @app.exception_handler(Transient)
+    async def on_transient(_: Request, error: Transient) -> Response:
+        log.warning("answered 503", extra={"error": str(error)})
+        return unavailable("a part of the system is away for now; nothing was changed, try again")
+
+    @app.exception_handler(Exception)
+    async def on_unexpected(_: Request, error: Exception) -> Response:
+        log.error("unexpected error", exc_info=error)
+        return problem(500, "internal_error", "this is our fault; the trace id finds it in the logs")

@@ -1,0 +1,480 @@
+"""The consumer: batches from the log into one transaction each, with versions, parking and dead letters.
+
+What must stay true:
+* offsets are stored with the effects, compared before they move: a batch commits only where nobody else moved on;
+* the version decides: next → apply, seen → drop, ahead → park until the gap fills (also behind a dead letter);
+* a record that cannot be applied goes to the dead letters (table and topic) in the same transaction that moves past it;
+* too many bad records in a row stop the consumer: then the fault is ours, and readiness says so;
+* another log (incarnation) means: from its beginning, and the publishers are asked for a replay.
+"""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Generic
+from uuid import UUID
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
+
+from shared.contracts.control import ReplayRequested
+from shared.contracts.topics import BRANCH_REPLIES, CONTROL, INCARNATION, consumed_topics, dead_letter_topic, topic_file
+from shared.database.engine import Database, Transaction
+from shared.database.leases import Leases
+from shared.errors import DomainError, NotYet, Poison, Transient
+from shared.ids import new_id
+from shared.messaging import inbox, outbox
+from shared.messaging.events import Event, Record, decode
+from shared.messaging.inbox import Position, Stream
+from shared.messaging.log_watch import LogWatch
+from shared.messaging.projection import Projection, State
+from shared.telemetry import metrics
+from shared.telemetry.tracing import begin_trace
+
+log = logging.getLogger(__name__)
+
+MAX_RECORDS = 500
+PARTITION_FETCH_BYTES = 512 * 1024
+SHARE_SECONDS = 1.0
+LAG_SECONDS = 5.0
+BACKOFF_SECONDS = 0.5
+REQUEST_TIMEOUT_MS = 10_000
+DEAD_IN_A_ROW_LIMIT = 50
+STALL_SECONDS = 60.0
+# A replay asks for a little more than it must; versions drop what was seen.
+REPLAY_MARGIN = timedelta(seconds=60)
+
+
+class OwnershipLost(Exception):
+    """Another process moved this partition on; its batch is dropped, versions make the repeat harmless."""
+
+
+class TooManyDeadLetters(RuntimeError):
+    """So many bad records in a row that the fault must be ours."""
+
+
+@dataclass
+class _Batch:
+    """What one transaction learns and must store."""
+
+    versions: dict[Stream, int]
+    parked: dict[Stream, dict[int, Record]]
+    seen: set[UUID]
+    changed: dict[Stream, int] = field(default_factory=dict)
+    to_park: dict[tuple[Stream, int], tuple[Record, str]] = field(default_factory=dict)
+    to_unpark: set[tuple[Stream, int]] = field(default_factory=set)
+    commands: list[UUID] = field(default_factory=list)
+    replays: list[ReplayRequested] = field(default_factory=list)
+
+
+class Consumer(Generic[State]):
+    """Reads the topics of one service until cancelled."""
+
+    def __init__(
+        self,
+        service: str,
+        projection: Projection[State],
+        database: Database,
+        leases: Leases,
+        watch: LogWatch,
+        bootstrap_servers: str,
+        *,
+        fetch_max_wait_ms: int,
+    ) -> None:
+        self._service = service
+        self._projection = projection
+        self._database = database
+        self._leases = leases
+        self._watch = watch
+        self._bootstrap = bootstrap_servers
+        self._fetch_max_wait_ms = fetch_max_wait_ms
+        self._topics = [topic for topic in consumed_topics(service) if topic != INCARNATION]
+        self._partitions = {
+            f"{topic.name}/{number}": TopicPartition(topic.name, number)
+            for topic in topic_file().topics
+            if topic.name in self._topics
+            for number in range(topic.partitions)
+        }
+        self._wanted = projection.types | {ReplayRequested.TYPE}
+        self._consumer: AIOKafkaConsumer | None = None
+        self._positions: dict[TopicPartition, Position] = {}
+        self._dead_in_a_row = 0
+        self._progress_at = time.monotonic()
+        self.lag = 0
+        self.failure: str | None = None
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._measure())
+            tasks.create_task(self._read())
+
+    # ---- reading -------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        next_share = 0.0
+        try:
+            while True:
+                try:
+                    if time.monotonic() >= next_share:
+                        await self._take_share()
+                        next_share = time.monotonic() + SHARE_SECONDS
+                    if not self._positions:
+                        await asyncio.sleep(BACKOFF_SECONDS)
+                        continue
+                    await self._take_batch()
+                except OffsetOutOfRangeError:
+                    await self._start_again(list(self._positions), "the log no longer holds the next record")
+                except OwnershipLost:
+                    log.info("a partition moved to another process")
+                    self._positions.clear()
+                    next_share = 0.0
+                except (KafkaError, IllegalStateError, Transient, OSError, TimeoutError) as error:
+                    log.info("consumer waits", extra={"error": type(error).__name__})
+                    await self._discard()
+                    next_share = 0.0
+                    await asyncio.sleep(BACKOFF_SECONDS)
+        finally:
+            await self._discard()
+
+    async def _take_share(self) -> None:
+        """Agree with the other processes who reads what, and notice another log."""
+        incarnation = await self._watch.known()
+        mine = {self._partitions[name] for name in await self._leases.share("consumer", self._partitions)}
+        if mine != set(self._positions) or self._consumer is None:
+            await self._assign(mine, incarnation)
+        void = [partition for partition, at in self._positions.items() if at.incarnation != incarnation]
+        if void:
+            await self._start_again(void, "the log is another one")
+
+    async def _assign(self, mine: set[TopicPartition], incarnation: str) -> None:
+        if not mine:
+            self._positions = {}
+            return
+        consumer = await self._connected()
+        stored = await self._database.read(inbox.positions)
+        unknown = [partition for partition in mine if tuple(partition) not in stored]
+        self._positions = {partition: stored[tuple(partition)] for partition in mine if partition not in unknown}
+        consumer.assign(sorted(mine))
+        for partition, position in self._positions.items():
+            consumer.seek(partition, position.next_offset)
+        if unknown:
+            await self._start_again(unknown, "first start")
+        log.info("partitions assigned", extra={"count": len(mine)})
+
+    async def _start_again(self, partitions: list[TopicPartition], reason: str) -> None:
+        """Read these partitions from the beginning of what is there, and ask the publishers for what is not."""
+        consumer = await self._connected()
+        incarnation = await self._watch.known()
+        beginnings = await consumer.beginning_offsets(partitions)
+        since: dict[str, datetime | None] = {}
+        for partition in partitions:
+            at = self._positions.get(partition)
+            applied = at.record_at - REPLAY_MARGIN if at is not None and at.record_at is not None else None
+            earlier = since.get(partition.topic, applied)
+            since[partition.topic] = None if applied is None or earlier is None else min(earlier, applied)
+        fresh = {
+            partition: Position(
+                beginnings[partition],
+                incarnation,
+                at.record_at if (at := self._positions.get(partition)) is not None else None,
+            )
+            for partition in partitions
+        }
+
+        async def store(transaction: Transaction) -> None:
+            for partition, position in fresh.items():
+                await inbox.set_position(transaction.connection, partition.topic, partition.partition, position)
+            now = await transaction.now()
+            for topic in sorted(set(since) - {CONTROL, BRANCH_REPLIES}):
+                request = ReplayRequested(
+                    topic=topic, since=since[topic], requested_by=self._service, reason=reason
+                )
+                transaction.publish(request, subject=new_id(), version=1, time=now)
+            await self._projection.on_new_log(transaction)
+
+        await self._database.write(store)
+        self._positions |= fresh
+        for partition, position in fresh.items():
+            consumer.seek(partition, position.next_offset)
+        log.warning("reading from the beginning", extra={"partitions": len(partitions), "error": reason})
+
+    async def _take_batch(self) -> None:
+        consumer = await self._connected()
+        fetched = await consumer.getmany(timeout_ms=max(self._fetch_max_wait_ms, 200), max_records=MAX_RECORDS)
+        records = [
+            Record(
+                partition.topic,
+                partition.partition,
+                raw.offset,
+                raw.key,
+                tuple((name, bytes(value)) for name, value in raw.headers),
+                raw.value,
+                raw.timestamp,
+            )
+            for partition, raws in fetched.items()
+            for raw in raws
+        ]
+        if not records:
+            self._progress_at = time.monotonic() if self.lag == 0 else self._progress_at
+            return
+        await self._store(records)
+        self._progress_at = time.monotonic()
+
+    # ---- applying ------------------------------------------------------------------------------------------------
+
+    async def _store(self, records: Sequence[Record]) -> None:
+        """Apply a batch in one transaction; if a record in it is bad, each record in its own."""
+        try:
+            await self._apply(records)
+            self._dead_in_a_row = 0
+            return
+        except (Transient, OwnershipLost):
+            raise
+        except Exception as error:
+            if len(records) > 1:
+                log.info("a batch is taken record by record", extra={"error": type(error).__name__})
+        for record in records:
+            try:
+                await self._apply([record])
+                self._dead_in_a_row = 0
+            except (Transient, OwnershipLost):
+                raise
+            except Exception as error:
+                await self._bury(record, error)
+
+    async def _apply(self, records: Sequence[Record]) -> None:
+        events = [decode(record, self._wanted) for record in records]
+        if events[0].envelope.traceparent:
+            begin_trace(events[0].envelope.traceparent)
+        async with self._database.transaction() as transaction:
+            connection = transaction.connection
+            streams = [(event.publisher, event.subject) for event in events if event.version is not None]
+            parked = await inbox.parked_for(connection, {event.subject for event in events})
+            batch = _Batch(
+                versions=await inbox.versions(connection, [*streams, *parked]) if streams else {},
+                parked={stream: {item.version: item.record for item in items} for stream, items in parked.items()},
+                seen=await inbox.seen_commands(connection, ids)
+                if (ids := [event.envelope.event_id for event in events if event.version is None])
+                else set(),
+            )
+            waiting = [decode(record, self._wanted) for held in batch.parked.values() for record in held.values()]
+            state = await self._projection.load(transaction, [*events, *waiting])
+            for event in events:
+                self._one(batch, state, event)
+            await self._projection.save(transaction, state)
+            await self._remember(transaction, batch)
+            moves = self._moves(records)
+            if not await inbox.move_positions(connection, moves):
+                raise OwnershipLost
+        for (topic, number), (_, after) in moves.items():
+            self._positions[TopicPartition(topic, number)] = after
+
+    def _one(self, batch: _Batch, state: State, event: Event) -> None:
+        """Apply, drop or park one event, and then whatever was waiting for it."""
+        if event.version is None:
+            if event.envelope.event_id in batch.seen:
+                metrics.events_dropped.labels(event.record.topic).inc()
+                return
+            self._projection.apply(state, event)
+            batch.seen.add(event.envelope.event_id)
+            batch.commands.append(event.envelope.event_id)
+            metrics.events_applied.labels(event.type).inc()
+            return
+        stream = (event.publisher, event.subject)
+        last = batch.versions.get(stream, 0)
+        if event.version <= last:
+            metrics.events_dropped.labels(event.record.topic).inc()
+        elif event.version > last + 1:
+            self._park(batch, stream, event.version, event.record, f"waits for version {last + 1}")
+        elif self._try(batch, state, event):
+            self._release(batch, state, event.subject)
+
+    def _try(self, batch: _Batch, state: State, event: Event) -> bool:
+        stream, version = (event.publisher, event.subject), event.version or 0
+        try:
+            if event.type == ReplayRequested.TYPE:
+                batch.replays.append(event.data)
+            elif event.type in self._projection.types:
+                self._projection.apply(state, event)
+        except NotYet as error:
+            self._park(batch, stream, version, event.record, str(error))
+            return False
+        batch.versions[stream] = batch.changed[stream] = version
+        metrics.events_applied.labels(event.type).inc()
+        return True
+
+    def _release(self, batch: _Batch, state: State, subject: UUID) -> None:
+        """Apply parked events of a subject for as long as one of them has its turn."""
+        moved = True
+        while moved:
+            moved = False
+            for stream in [stream for stream in batch.parked if stream[1] == subject]:
+                held = batch.parked[stream]
+                version = batch.versions.get(stream, 0) + 1
+                for old in [old for old in held if old < version]:
+                    self._unpark(batch, stream, old)
+                if (record := held.get(version)) is not None and self._try(
+                    batch, state, decode(record, self._wanted)
+                ):
+                    self._unpark(batch, stream, version)
+                    moved = True
+
+    def _park(self, batch: _Batch, stream: Stream, version: int, record: Record, reason: str) -> None:
+        if version not in batch.parked.setdefault(stream, {}):
+            batch.parked[stream][version] = record
+            batch.to_park[stream, version] = (record, reason)
+            metrics.events_parked.labels(record.topic).inc()
+
+    def _unpark(self, batch: _Batch, stream: Stream, version: int) -> None:
+        batch.parked[stream].pop(version, None)
+        if batch.to_park.pop((stream, version), None) is None:
+            batch.to_unpark.add((stream, version))
+
+    async def _remember(self, transaction: Transaction, batch: _Batch) -> None:
+        connection = transaction.connection
+        if batch.changed:
+            await inbox.save_versions(connection, batch.changed)
+        if batch.commands:
+            await inbox.remember_commands(connection, batch.commands)
+        for (stream, version), (record, reason) in batch.to_park.items():
+            await inbox.park(connection, stream, version, record, reason)
+        for stream, version in batch.to_unpark:
+            await inbox.unpark(connection, stream, version)
+        for request in batch.replays:
+            if self._service in _producers(request.topic):
+                count = await outbox.replay(connection, request.topic, request.since)
+                log.warning("replay", extra={"topic": request.topic, "count": count, "role": request.requested_by})
+
+    def _moves(self, records: Sequence[Record]) -> dict[tuple[str, int], tuple[Position, Position]]:
+        last: dict[TopicPartition, Record] = {}
+        for record in records:
+            last[TopicPartition(record.topic, record.partition)] = record
+        moves: dict[tuple[str, int], tuple[Position, Position]] = {}
+        for partition, record in last.items():
+            before = self._positions.get(partition)
+            if before is None:
+                raise OwnershipLost
+            after = Position(record.offset + 1, before.incarnation, inbox.record_time(record) or before.record_at)
+            moves[partition.topic, partition.partition] = (before, after)
+        return moves
+
+    async def _bury(self, record: Record, error: Exception) -> None:
+        """Put a record that cannot be applied into the dead letters, and move past it."""
+        reason = _reason(error)
+        log.error(
+            "dead letter",
+            extra={"topic": record.topic, "partition": record.partition, "offset": record.offset, "error": reason},
+            exc_info=None if isinstance(error, (Poison, DomainError)) else error,
+        )
+        headers = [
+            *((name, value) for name, value in inbox.headers_out(record.headers)),
+            ("dead_topic", record.topic),
+            ("dead_partition", str(record.partition)),
+            ("dead_offset", str(record.offset)),
+            ("dead_service", self._service),
+            ("dead_error", reason.encode().decode("latin-1")),
+            ("dead_attempts", "2"),
+        ]
+
+        async def store(transaction: Transaction) -> None:
+            await inbox.bury(transaction.connection, record, reason, attempts=2)
+            transaction.publish_raw(
+                topic=dead_letter_topic(record.topic),
+                key=_subject(record),
+                headers=headers,
+                payload=record.value or b"",
+                at=await transaction.now(),
+            )
+            if not await inbox.move_positions(transaction.connection, self._moves([record])):
+                raise OwnershipLost
+
+        moves = self._moves([record])
+        await self._database.write(store)
+        for (topic, number), (_, after) in moves.items():
+            self._positions[TopicPartition(topic, number)] = after
+        metrics.events_dead.labels(record.topic).inc()
+        # Commands come from outside: garbage there says nothing about us.
+        if record.topic != BRANCH_REPLIES:
+            self._dead_in_a_row += 1
+            if self._dead_in_a_row >= DEAD_IN_A_ROW_LIMIT:
+                self.failure = f"{self._dead_in_a_row} records in a row could not be applied; reading stopped"
+                raise TooManyDeadLetters(self.failure)
+
+    # ---- figures -------------------------------------------------------------------------------------------------
+
+    async def _measure(self) -> None:
+        """Lag by topic, from the log's ends and the stored positions; and the watchdog on progress."""
+        while True:
+            await asyncio.sleep(LAG_SECONDS)
+            positions = dict(self._positions)
+            ends = await self._watch.ends(list(positions))
+            by_topic: dict[str, int] = defaultdict(int)
+            for partition, end in ends.items():
+                by_topic[partition.topic] += max(0, end - positions[partition].next_offset)
+            self.lag = sum(by_topic.values())
+            for topic, behind in by_topic.items():
+                metrics.consumer_lag.labels(topic).set(behind)
+            if self.lag == 0 or not self._watch.reachable:
+                self._progress_at = time.monotonic()
+            elif time.monotonic() - self._progress_at > STALL_SECONDS:
+                raise RuntimeError(f"no progress for {STALL_SECONDS:.0f} s with {self.lag} records waiting")
+
+    # ---- connection ----------------------------------------------------------------------------------------------
+
+    async def _connected(self) -> AIOKafkaConsumer:
+        if self._consumer is None:
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self._bootstrap,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                fetch_max_wait_ms=self._fetch_max_wait_ms,
+                max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+                request_timeout_ms=REQUEST_TIMEOUT_MS,
+            )
+            try:
+                await asyncio.wait_for(consumer.start(), REQUEST_TIMEOUT_MS / 1000)
+            except BaseException:
+                await _stop(consumer)
+                raise
+            self._consumer = consumer
+        return self._consumer
+
+    async def _discard(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        self._positions.clear()
+        if consumer is not None:
+            await _stop(consumer)
+
+
+async def _stop(consumer: AIOKafkaConsumer) -> None:
+    try:
+        await asyncio.wait_for(consumer.stop(), 3.0)
+    except (KafkaError, TimeoutError, OSError):
+        log.info("a reader did not stop in time and was left behind")
+
+
+def _producers(topic: str) -> tuple[str, ...]:
+    return next((entry.producers for entry in topic_file().topics if entry.name == topic), ())
+
+
+def _reason(error: Exception) -> str:
+    """Why a record is dead, without any value of its data."""
+    if isinstance(error, DomainError):
+        return f"{error.code}: {error.detail}"
+    if isinstance(error, Poison):
+        return str(error)
+    return f"unexpected {type(error).__name__}"
+
+
+def _subject(record: Record) -> UUID:
+    """The record's own key where it is a UUID, so that a subject's dead letters stay in order."""
+    try:
+        return UUID((record.key or b"").decode())
+    except ValueError:
+        return new_id()
+
+

@@ -1,0 +1,89 @@
+"""A record from the log, decoded: envelope, typed data, and where it stood."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from shared.contracts.envelope import Envelope, MalformedEnvelope, read_envelope
+from shared.contracts.registry import COMMANDS, MODELS
+from shared.errors import Poison
+
+SCHEMA_VERSION = 1
+ERRORS_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as the broker gave it. `timestamp_ms` is the broker's, real time."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+    value: bytes | None
+    timestamp_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A decoded event or command. `data` is the contract's model, or None where the reader has no use for the type."""
+
+    envelope: Envelope
+    data: Any
+    record: Record
+
+    @property
+    def type(self) -> str:
+        return self.envelope.type
+
+    @property
+    def subject(self) -> UUID:
+        return self.envelope.subject
+
+    @property
+    def publisher(self) -> str:
+        return self.envelope.publisher
+
+    @property
+    def version(self) -> int | None:
+        return self.envelope.sequence
+
+    @property
+    def time(self) -> datetime:
+        return self.envelope.time
+
+
+def decode(record: Record, wanted: frozenset[str]) -> Event:
+    """Decode a record; the data only when its type is in `wanted`.
+
+    Raises `Poison` saying what is wrong, without quoting any value of the data.
+    """
+    try:
+        envelope = read_envelope(record.headers)
+    except MalformedEnvelope as error:
+        raise Poison(f"not a CloudEvent: {error}") from None
+    model = MODELS.get(envelope.type)
+    if model is None:
+        raise Poison(f"unknown event type {envelope.type[:64]!r}")
+    if envelope.schema_version != SCHEMA_VERSION:
+        raise Poison(f"{envelope.type} version {envelope.schema_version} is not known here")
+    if envelope.sequence is None and envelope.type not in COMMANDS:
+        raise Poison(f"{envelope.type} has no ce_sequence")
+    if record.topic != model.TOPIC:  # type: ignore[attr-defined]
+        raise Poison(f"{envelope.type} does not belong on {record.topic}")
+    if record.value is None:
+        raise Poison(f"{envelope.type} has no data")
+    if envelope.type not in wanted:
+        return Event(envelope, None, record)
+    try:
+        return Event(envelope, model.model_validate_json(record.value), record)
+    except ValidationError as error:
+        places = "; ".join(
+            f"/{'/'.join(str(step) for step in item['loc'])}: {item['type']}"
+            for item in error.errors(include_input=False, include_url=False, include_context=False)[:ERRORS_SHOWN]
+        )
+        raise Poison(f"{envelope.type} has the wrong form: {places}") from None

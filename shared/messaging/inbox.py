@@ -1,0 +1,210 @@
+"""What a consumer remembers: the last version applied of each subject, what is parked, what is dead, where it stands.
+
+One small row a (publisher, subject) gives duplicate detection, order and gap detection together.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import orjson
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.messaging.events import Record
+
+Headers = list[list[str]]
+Stream = tuple[str, UUID]
+"""(publisher, subject): the line of versions 1, 2, 3 …"""
+
+
+class Position(NamedTuple):
+    """Where a partition stands: the next offset to apply, in which log, and the time of the last applied record."""
+
+    next_offset: int
+    incarnation: str
+    record_at: datetime | None
+
+
+class Parked(NamedTuple):
+    version: int
+    record: Record
+
+
+def headers_out(headers: Iterable[tuple[str, bytes]]) -> Headers:
+    """Headers as JSON can hold them; latin-1 keeps every byte."""
+    return [[name, value.decode("latin-1")] for name, value in headers]
+
+
+def headers_in(headers: Headers) -> tuple[tuple[str, bytes], ...]:
+    return tuple((name, value.encode("latin-1")) for name, value in headers)
+
+
+async def versions(connection: AsyncConnection, streams: Iterable[Stream]) -> dict[Stream, int]:
+    """The last version applied of each stream; streams never seen are left out."""
+    wanted = list(set(streams))
+    rows = await connection.execute(
+        text(
+            "SELECT inbox.publisher, inbox.subject, version FROM inbox"
+            " JOIN unnest(CAST(:publishers AS text[]), CAST(:subjects AS uuid[])) AS wanted(publisher, subject)"
+            " USING (publisher, subject)"
+        ),
+        {"publishers": [publisher for publisher, _ in wanted], "subjects": [subject for _, subject in wanted]},
+    )
+    return {(row.publisher, row.subject): row.version for row in rows}
+
+
+async def save_versions(connection: AsyncConnection, changed: Mapping[Stream, int]) -> None:
+    ordered = sorted(changed.items())
+    await connection.execute(
+        text(
+            "INSERT INTO inbox (publisher, subject, version)"
+            " SELECT * FROM unnest(CAST(:publishers AS text[]), CAST(:subjects AS uuid[]), CAST(:versions AS int[]))"
+            " ON CONFLICT (publisher, subject) DO UPDATE SET version = excluded.version"
+        ),
+        {
+            "publishers": [stream[0] for stream, _ in ordered],
+            "subjects": [stream[1] for stream, _ in ordered],
+            "versions": [version for _, version in ordered],
+        },
+    )
+
+
+async def parked_for(connection: AsyncConnection, subjects: Iterable[UUID]) -> dict[Stream, list[Parked]]:
+    """The parked events of these subjects, in version order."""
+    rows = await connection.execute(
+        text(
+            "SELECT publisher, subject, version, topic, partition, record_offset, headers, payload FROM parked_events"
+            " WHERE subject = ANY(:subjects) ORDER BY publisher, subject, version"
+        ),
+        {"subjects": list(set(subjects))},
+    )
+    parked: dict[Stream, list[Parked]] = {}
+    for row in rows:
+        record = Record(
+            row.topic, row.partition, row.record_offset, str(row.subject).encode(), headers_in(row.headers), row.payload
+        )
+        parked.setdefault((row.publisher, row.subject), []).append(Parked(row.version, record))
+    return parked
+
+
+async def park(connection: AsyncConnection, stream: Stream, version: int, record: Record, reason: str) -> None:
+    await connection.execute(
+        text(
+            "INSERT INTO parked_events"
+            " (publisher, subject, version, topic, partition, record_offset, headers, payload, reason) VALUES"
+            " (:publisher, :subject, :version, :topic, :partition, :offset, CAST(:headers AS jsonb), :payload, :reason)"
+            " ON CONFLICT (publisher, subject, version) DO UPDATE SET reason = excluded.reason"
+        ),
+        {
+            "publisher": stream[0],
+            "subject": stream[1],
+            "version": version,
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "headers": _json(headers_out(record.headers)),
+            "payload": record.value or b"",
+            "reason": reason,
+        },
+    )
+
+
+async def unpark(connection: AsyncConnection, stream: Stream, version: int) -> None:
+    await connection.execute(
+        text("DELETE FROM parked_events WHERE publisher = :publisher AND subject = :subject AND version = :version"),
+        {"publisher": stream[0], "subject": stream[1], "version": version},
+    )
+
+
+async def parked_count(connection: AsyncConnection) -> int:
+    return int((await connection.execute(text("SELECT count(*) FROM parked_events"))).scalar_one())
+
+
+async def bury(connection: AsyncConnection, record: Record, error: str, attempts: int) -> None:
+    """Keep a record that cannot be applied, with its bytes as they came."""
+    await connection.execute(
+        text(
+            "INSERT INTO dead_letters (topic, partition, record_offset, record_key, headers, payload, error, attempts)"
+            " VALUES (:topic, :partition, :offset, :key, CAST(:headers AS jsonb), :payload, :error, :attempts)"
+        ),
+        {
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "key": record.key,
+            "headers": _json(headers_out(record.headers)),
+            "payload": record.value,
+            "error": error,
+            "attempts": attempts,
+        },
+    )
+
+
+async def seen_commands(connection: AsyncConnection, ids: Iterable[UUID]) -> set[UUID]:
+    rows = await connection.execute(
+        text("SELECT event_id FROM inbox_commands WHERE event_id = ANY(:ids)"), {"ids": list(ids)}
+    )
+    return {row[0] for row in rows}
+
+
+async def remember_commands(connection: AsyncConnection, ids: Iterable[UUID]) -> None:
+    await connection.execute(
+        text("INSERT INTO inbox_commands (event_id) SELECT unnest(CAST(:ids AS uuid[])) ON CONFLICT DO NOTHING"),
+        {"ids": list(ids)},
+    )
+
+
+async def positions(connection: AsyncConnection) -> dict[tuple[str, int], Position]:
+    rows = await connection.execute(
+        text("SELECT topic, partition, next_offset, incarnation, record_at FROM consumer_offsets")
+    )
+    return {(row.topic, row.partition): Position(row.next_offset, row.incarnation, row.record_at) for row in rows}
+
+
+async def set_position(connection: AsyncConnection, topic: str, partition: int, position: Position) -> None:
+    await connection.execute(
+        text(
+            "INSERT INTO consumer_offsets (topic, partition, next_offset, incarnation, record_at)"
+            " VALUES (:topic, :partition, :next_offset, :incarnation, :record_at) ON CONFLICT (topic, partition) DO UPDATE"
+            " SET next_offset = excluded.next_offset, incarnation = excluded.incarnation, record_at = excluded.record_at"
+        ),
+        {"topic": topic, "partition": partition, **position._asdict()},
+    )
+
+
+async def move_positions(
+    connection: AsyncConnection, moves: Mapping[tuple[str, int], tuple[Position, Position]]
+) -> bool:
+    """Move each partition from the first position to the second. False when another process moved one meanwhile."""
+    ordered = sorted(moves.items())
+    result = await connection.execute(
+        text(
+            "UPDATE consumer_offsets SET next_offset = moved.next_offset, record_at = moved.record_at"
+            " FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS int[]), CAST(:expected AS bigint[]),"
+            " CAST(:incarnations AS text[]), CAST(:offsets AS bigint[]), CAST(:moments AS timestamptz[]))"
+            " AS moved(topic, partition, expected, incarnation, next_offset, record_at)"
+            " WHERE consumer_offsets.topic = moved.topic AND consumer_offsets.partition = moved.partition"
+            " AND consumer_offsets.next_offset = moved.expected AND consumer_offsets.incarnation = moved.incarnation"
+        ),
+        {
+            "topics": [topic for (topic, _), _ in ordered],
+            "partitions": [partition for (_, partition), _ in ordered],
+            "expected": [before.next_offset for _, (before, _) in ordered],
+            "incarnations": [before.incarnation for _, (before, _) in ordered],
+            "offsets": [after.next_offset for _, (_, after) in ordered],
+            "moments": [after.record_at for _, (_, after) in ordered],
+        },
+    )
+    return int(result.rowcount) == len(ordered)
+
+
+def record_time(record: Record) -> datetime | None:
+    if record.timestamp_ms is None or record.timestamp_ms < 0:
+        return None
+    return datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+
+
+def _json(value: Headers) -> str:
+    return orjson.dumps(value).decode()

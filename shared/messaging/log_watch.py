@@ -1,0 +1,99 @@
+"""Which log are we reading? A small reader that asks again and again.
+
+The topic creator (or the embedded broker, each time it starts) writes one record into `gongdan.incarnation`: the log's
+identity. Another identity means that every stored offset is void. Reading that record is also the proof that the
+broker is reachable, which readiness reports.
+"""
+
+import asyncio
+import logging
+import time
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from shared.contracts.topics import INCARNATION
+from shared.telemetry import metrics
+
+log = logging.getLogger(__name__)
+
+ASK_SECONDS = 2.0
+ANSWER_SECONDS = 5.0
+UNREACHABLE_SECONDS = 8.0
+
+
+class LogWatch:
+    """Holds the incarnation last read; `ends` are the log's ends for the partitions asked about."""
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        self._bootstrap = bootstrap_servers
+        self._consumer: AIOKafkaConsumer | None = None
+        self._answered = -UNREACHABLE_SECONDS
+        self._changed = asyncio.Event()
+        self.incarnation: str | None = None
+
+    @property
+    def reachable(self) -> bool:
+        return time.monotonic() - self._answered < UNREACHABLE_SECONDS
+
+    async def known(self) -> str:
+        """The incarnation, waiting for the first answer."""
+        while self.incarnation is None:
+            await self._changed.wait()
+            self._changed.clear()
+        return self.incarnation
+
+    async def ends(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """The next offset that will be written, by partition; empty while the broker is away."""
+        if self._consumer is None or not partitions:
+            return {}
+        try:
+            return dict(await asyncio.wait_for(self._consumer.end_offsets(partitions), ANSWER_SECONDS))
+        except (KafkaError, TimeoutError, OSError):
+            return {}
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        try:
+            while True:
+                try:
+                    await self._ask()
+                except (KafkaError, TimeoutError, OSError) as error:
+                    log.info("broker does not answer", extra={"error": type(error).__name__})
+                    await self._discard()
+                metrics.broker_reachable.set(1 if self.reachable else 0)
+                await asyncio.sleep(ASK_SECONDS if self.incarnation else 0.2)
+        finally:
+            await self._discard()
+
+    async def _ask(self) -> None:
+        partition = TopicPartition(INCARNATION, 0)
+        if self._consumer is None:
+            consumer = AIOKafkaConsumer(
+                bootstrap_servers=self._bootstrap,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                fetch_max_wait_ms=500,
+                request_timeout_ms=int(ANSWER_SECONDS * 1000),
+            )
+            self._consumer = consumer
+            await asyncio.wait_for(consumer.start(), ANSWER_SECONDS)
+            consumer.assign([partition])
+        self._consumer.seek(partition, 0)
+        record = await asyncio.wait_for(self._consumer.getone(partition), ANSWER_SECONDS)
+        self._answered = time.monotonic()
+        incarnation = (record.value or b"").decode(errors="replace")
+        if incarnation != self.incarnation:
+            if self.incarnation is not None:
+                metrics.log_changes.inc()
+                log.warning("the log is another one", extra={"incarnation": incarnation})
+            self.incarnation = incarnation
+            self._changed.set()
+
+    async def _discard(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            try:
+                await asyncio.wait_for(consumer.stop(), ANSWER_SECONDS)
+            except (KafkaError, TimeoutError, OSError):
+                log.debug("a reader did not stop in time")

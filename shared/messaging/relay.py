@@ -1,0 +1,217 @@
+"""The relay: publishes every unpublished outbox row in id order, one leader a service.
+
+What must stay true:
+* a row is marked only after the broker's acknowledgement (`acks=all`), so a crash repeats and never loses;
+* a record leaves only after the earlier records of the same subject and topic were acknowledged, so a failed publish
+  holds back that subject's later events and nobody else's;
+* the producer is not idempotent on purpose: aiokafka's idempotent producer waits without end while the broker is away.
+  Repeats are dropped by the consumers' versions.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from typing import Any
+from uuid import UUID
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from sqlalchemy import text
+
+from shared.contracts.envelope import SOURCE_PREFIX, Envelope
+from shared.database.engine import Database
+from shared.database.leases import Leases
+from shared.errors import Transient
+from shared.messaging.outbox import backlog, keep_partitions, utc_day
+from shared.telemetry import metrics
+
+log = logging.getLogger(__name__)
+
+BATCH = 500
+IDLE_SECONDS = 0.2
+BACKOFF_SECONDS = 1.0
+REQUEST_TIMEOUT_MS = 5_000
+WAVE_TIMEOUT_SECONDS = 15.0
+HOUSEKEEPING_SECONDS = 5.0
+PARTITIONS_SECONDS = 3600.0
+BACKLOG_COUNT_BOUND = 300_000
+
+_UNPUBLISHED = text(
+    "SELECT id, created_at, topic, subject, version, event_id, type, time, traceparent, headers, payload,"
+    " clock_timestamp() AS read_at FROM outbox WHERE published_at IS NULL ORDER BY id LIMIT :batch"
+)
+_MARK = text(
+    "UPDATE outbox SET published_at = clock_timestamp()"
+    " WHERE id = ANY(:ids) AND created_at BETWEEN :first AND :last"
+)
+
+
+class Relay:
+    """Publishes the outbox of one service until cancelled."""
+
+    def __init__(
+        self, service: str, database: Database, leases: Leases, bootstrap_servers: str, *, retention_days: int
+    ) -> None:
+        self._source = f"{SOURCE_PREFIX}{service}"
+        self._database = database
+        self._leases = leases
+        self._bootstrap = bootstrap_servers
+        self._retention_days = retention_days
+        self._wake = asyncio.Event()
+        self._producer: AIOKafkaProducer | None = None
+
+    def wake(self) -> None:
+        """There is something new in the outbox."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._publish_for_ever())
+                tasks.create_task(self._keep_house())
+        finally:
+            await self._discard()
+
+    async def _publish_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        leading_until = 0.0
+        while True:
+            self._wake.clear()
+            try:
+                if loop.time() >= leading_until:
+                    if not await self._leases.leads("relay"):
+                        await asyncio.sleep(BACKOFF_SECONDS)
+                        continue
+                    leading_until = loop.time() + 1.0
+                if await self._pass() == BATCH:
+                    continue
+            except (KafkaError, TimeoutError, OSError, Transient) as error:
+                log.info("relay waits", extra={"error": type(error).__name__})
+                await self._discard()
+                await asyncio.sleep(BACKOFF_SECONDS)
+                continue
+            try:
+                await asyncio.wait_for(self._wake.wait(), IDLE_SECONDS)
+            except TimeoutError:
+                pass
+
+    async def _pass(self) -> int:
+        """Publish one batch; the number of rows found. Raises when the broker or the database is away."""
+
+        async def unpublished(connection: Any) -> list[Any]:
+            return list((await connection.execute(_UNPUBLISHED, {"batch": BATCH})).all())
+
+        rows = await self._database.read(unpublished)
+        if not rows:
+            return 0
+        sent, failure = await self._send(rows)
+        if sent:
+            ids = [row.id for row in sent]
+            moments = [row.created_at for row in sent]
+            async with self._database.transaction() as transaction:
+                await transaction.connection.execute(_MARK, {"ids": ids, "first": min(moments), "last": max(moments)})
+        if failure is not None:
+            raise failure
+        return len(rows)
+
+    async def _send(self, rows: list[Any]) -> tuple[list[Any], BaseException | None]:
+        """Send in waves: the n-th wave holds the n-th row of each subject and topic."""
+        waves: dict[int, list[Any]] = defaultdict(list)
+        depth: dict[tuple[str, UUID], int] = defaultdict(int)
+        for row in rows:
+            key = (row.topic, row.subject)
+            waves[depth[key]].append(row)
+            depth[key] += 1
+        producer = await self._connected()
+        sent: list[Any] = []
+        held: set[tuple[str, UUID]] = set()
+        failure: BaseException | None = None
+        for number in sorted(waves):
+            wave = [row for row in waves[number] if (row.topic, row.subject) not in held]
+            async with asyncio.timeout(WAVE_TIMEOUT_SECONDS):
+                futures = [await self._hand_over(producer, row) for row in wave]
+                results = await asyncio.gather(*futures, return_exceptions=True)
+            for row, result in zip(wave, results, strict=True):
+                if isinstance(result, BaseException):
+                    held.add((row.topic, row.subject))
+                    failure = result
+                else:
+                    sent.append(row)
+                    metrics.outbox_published.labels(row.topic).inc()
+        return sent, failure
+
+    async def _hand_over(self, producer: AIOKafkaProducer, row: Any) -> asyncio.Future[Any]:
+        if row.headers is not None:
+            headers = [(name, value.encode("latin-1")) for name, value in row.headers]
+        else:
+            headers = Envelope(
+                event_id=row.event_id,
+                source=self._source,
+                type=row.type,
+                subject=row.subject,
+                time=row.time,
+                sequence=row.version,
+                traceparent=row.traceparent,
+            ).headers()
+        future: asyncio.Future[Any] = await producer.send(
+            row.topic,
+            value=bytes(row.payload),
+            key=str(row.subject).encode(),
+            headers=headers,
+            # The database's time, never later than `published_at`: a replay "since" a record's time misses nothing.
+            timestamp_ms=int(row.read_at.timestamp() * 1000),
+        )
+        return future
+
+    async def _connected(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            producer = AIOKafkaProducer(
+                bootstrap_servers=self._bootstrap,
+                acks="all",
+                enable_idempotence=False,
+                request_timeout_ms=REQUEST_TIMEOUT_MS,
+                retry_backoff_ms=200,
+                max_batch_size=256 * 1024,
+                linger_ms=0,
+            )
+            try:
+                await asyncio.wait_for(producer.start(), WAVE_TIMEOUT_SECONDS)
+            except BaseException:
+                await _stop(producer)
+                raise
+            self._producer = producer
+        return self._producer
+
+    async def _discard(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _stop(producer)
+
+    async def _keep_house(self) -> None:
+        """Backlog figures, and the daily partitions."""
+        loop = asyncio.get_running_loop()
+        next_partitions = loop.time() + PARTITIONS_SECONDS
+        while True:
+            try:
+                figures = await self._database.read(lambda connection: backlog(connection, BACKLOG_COUNT_BOUND))
+                metrics.outbox_backlog.set(figures.count)
+                metrics.outbox_oldest_seconds.set(figures.oldest_seconds)
+                if loop.time() >= next_partitions:
+                    await self.keep_partitions()
+                    next_partitions = loop.time() + PARTITIONS_SECONDS
+            except Transient:
+                log.info("outbox figures wait for the database")
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+    async def keep_partitions(self) -> None:
+        async with self._database.transaction() as transaction:
+            await transaction.connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('outbox partitions'))"))
+            day = utc_day(await transaction.now())
+            await keep_partitions(transaction.connection, day, self._retention_days)
+
+
+async def _stop(producer: AIOKafkaProducer) -> None:
+    try:
+        await asyncio.wait_for(producer.stop(), 3.0)
+    except (KafkaError, TimeoutError, OSError):
+        log.info("a producer did not stop in time and was left behind")

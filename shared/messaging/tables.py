@@ -1,0 +1,119 @@
+"""The plumbing tables that every service has beside its own: outbox, inbox, parked events, dead letters, offsets."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+Time = DateTime(timezone=True)
+
+
+@dataclass(frozen=True)
+class Plumbing:
+    outbox: Table
+    inbox: Table
+    inbox_commands: Table
+    parked_events: Table
+    dead_letters: Table
+    consumer_offsets: Table
+    idempotency_keys: Table
+
+
+def plumbing_tables(metadata: MetaData) -> Plumbing:
+    """Declare the plumbing tables in a service's metadata; its migration 0001 creates them."""
+    outbox = Table(
+        "outbox",
+        metadata,
+        Column("id", BigInteger, Identity(always=True), primary_key=True),
+        Column("created_at", Time, primary_key=True, server_default=text("now()")),
+        Column("topic", Text, nullable=False),
+        Column("subject", Uuid, nullable=False),
+        Column("version", Integer),
+        Column("event_id", Uuid, nullable=False),
+        Column("type", Text, nullable=False),
+        Column("time", Time, nullable=False),
+        Column("traceparent", Text),
+        Column("headers", JSONB),
+        Column("payload", LargeBinary, nullable=False),
+        Column("published_at", Time),
+        Index("ix_outbox_unpublished", "id", postgresql_where=text("published_at IS NULL")),
+        postgresql_partition_by="RANGE (created_at)",
+    )
+    inbox = Table(
+        "inbox",
+        metadata,
+        Column("publisher", Text, primary_key=True),
+        Column("subject", Uuid, primary_key=True),
+        Column("version", Integer, nullable=False),
+    )
+    inbox_commands = Table(
+        "inbox_commands",
+        metadata,
+        Column("event_id", Uuid, primary_key=True),
+        Column("seen_at", Time, nullable=False, server_default=text("now()")),
+    )
+    parked_events = Table(
+        "parked_events",
+        metadata,
+        Column("publisher", Text, primary_key=True),
+        Column("subject", Uuid, primary_key=True),
+        Column("version", Integer, primary_key=True),
+        Column("topic", Text, nullable=False),
+        Column("partition", Integer, nullable=False),
+        Column("record_offset", BigInteger, nullable=False),
+        Column("headers", JSONB, nullable=False),
+        Column("payload", LargeBinary, nullable=False),
+        Column("reason", Text, nullable=False),
+        Column("parked_at", Time, nullable=False, server_default=text("now()")),
+        Index("ix_parked_events_subject", "subject"),
+    )
+    dead_letters = Table(
+        "dead_letters",
+        metadata,
+        Column("id", BigInteger, Identity(always=True), primary_key=True),
+        Column("topic", Text, nullable=False),
+        Column("partition", Integer, nullable=False),
+        Column("record_offset", BigInteger, nullable=False),
+        Column("record_key", LargeBinary),
+        Column("headers", JSONB, nullable=False),
+        Column("payload", LargeBinary),
+        Column("error", Text, nullable=False),
+        Column("attempts", SmallInteger, nullable=False),
+        Column("failed_at", Time, nullable=False, server_default=text("now()")),
+        Index("ix_dead_letters_failed_at", "failed_at"),
+    )
+    consumer_offsets = Table(
+        "consumer_offsets",
+        metadata,
+        Column("topic", Text, primary_key=True),
+        Column("partition", Integer, primary_key=True),
+        Column("next_offset", BigInteger, nullable=False),
+        Column("incarnation", Text, nullable=False),
+        Column("record_at", Time),
+    )
+    idempotency_keys = Table(
+        "idempotency_keys",
+        metadata,
+        Column("client", Text, primary_key=True),
+        Column("key", Text, primary_key=True),
+        Column("request_hash", LargeBinary, nullable=False),
+        Column("status", SmallInteger),
+        Column("answer", LargeBinary),
+        Column("created_at", Time, nullable=False, server_default=text("now()")),
+        Index("ix_idempotency_keys_created_at", "created_at"),
+    )
+    return Plumbing(outbox, inbox, inbox_commands, parked_events, dead_letters, consumer_offsets, idempotency_keys)

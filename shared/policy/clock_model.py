@@ -1,0 +1,110 @@
+"""The part of a pack that speaks of time: limits, clocks and ladders.
+
+A limit gives exactly one of its forms. `hours` and `minutes` are elapsed time, day and night (domain section 0).
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from shared.contracts.dispatch import Label
+from shared.policy.conditions import When
+from shared.policy.parts import Part, RuleModel
+
+FORMS = ("hours", "minutes", "working_days", "half_working_days", "before_time_of_day", "end_of_working_day", "by_class")
+_TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
+
+
+class TimeLimit(Part):
+    """How long. `before_time_of_day` is the next such local time; `by_class` takes the shortest of `limits.resolution`."""
+
+    hours: float | None = Field(default=None, gt=0)
+    minutes: float | None = Field(default=None, gt=0)
+    working_days: int | None = Field(default=None, ge=1)
+    half_working_days: int | None = Field(default=None, ge=1)
+    before_time_of_day: str | None = None
+    end_of_working_day: Literal[True] | None = None
+    by_class: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> "TimeLimit":
+        given = [form for form in FORMS if getattr(self, form) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a limit needs exactly one of {', '.join(FORMS)}; given: {', '.join(given) or 'none'}")
+        if self.before_time_of_day is not None and not _TIME_OF_DAY.fullmatch(self.before_time_of_day):
+            raise ValueError('before_time_of_day must look like "17:00"')
+        return self
+
+    @property
+    def elapsed_hours(self) -> float | None:
+        """The limit in elapsed hours, None for the forms that need the calendar."""
+        if self.hours is not None:
+            return self.hours
+        return None if self.minutes is None else self.minutes / 60
+
+
+class LimitRule(RuleModel):
+    """One promise. `replaces` names the rules that do not count when this one applies (8.3 no. 18)."""
+
+    when: When = When({})
+    limit: TimeLimit
+    replaces: tuple[str, ...] = ()
+
+
+class Limits(Part):
+    first_reply: LimitRule
+    resolution: tuple[LimitRule, ...]
+    fallback: LimitRule
+
+
+class Trigger(Part):
+    """An event type, and what else must hold (facts of the ticket, and `event.*`)."""
+
+    event: str
+    when: When = When({})
+
+
+class ClockSpec(RuleModel):
+    """One clock. See docs/policy-packs.md for the meaning of every field."""
+
+    kind: str
+    label: Label
+    limit: TimeLimit
+    start: tuple[Trigger, ...]
+    stop: tuple[Trigger, ...]
+    start_at: Literal["event", "accepted_at", "contacted_at"] = "event"
+    instant: bool = False
+    """Met or breached at once: it runs from `start_at` to the time of the event itself and never waits (GDM-O2)."""
+    boundary: Literal["after", "at"] = "after"
+    """`after`: at the deadline itself it is still on time. `at`: reaching the deadline is the breach (>= 48 h, before 17:00)."""
+    soft: bool = False
+    """A reminder only: warned, never breached (SDM-S6)."""
+    repeats: bool = False
+    """Starts again after each fulfilment and after each breach, until the ticket ends (GDM-O5)."""
+    once: bool = False
+    """At most one run a ticket, however often it would start."""
+    warn_fraction: float | None = Field(default=None, gt=0, lt=1)
+    on_breach: Literal["overdue", "silent_branch", "progress_due"] = "overdue"
+    ladder: str | None = None
+    enabled: bool = True
+    disabled_because: Label | None = None
+
+    @model_validator(mode="after")
+    def _reason_when_disabled(self) -> "ClockSpec":
+        if not self.enabled and self.disabled_because is None:
+            raise ValueError("a clock that is not enabled needs disabled_because")
+        return self
+
+
+class RungSpec(Part):
+    level: Label
+    after_hours: float = Field(ge=0)
+
+
+class Ladder(RuleModel):
+    rungs: tuple[RungSpec, ...] = Field(min_length=1)
+
+
+Event = Mapping[str, Any]

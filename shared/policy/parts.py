@@ -1,0 +1,29 @@
+"""The base of everything in a pack: immutable, and an unknown field is an error."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Code = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
+"""An id or one segment of a category path; never a dot, because dots join paths."""
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class RuleModel(Part):
+    """Something that is cited. `id` is the rule's id in domain.md (or ours), `cites` what else it rests on.
+
+    `inferred`: the figure or the reading is ours, not the source's.
+    """
+
+    id: str = Field(min_length=1, max_length=40)
+    cites: tuple[str, ...] = ()
+    inferred: bool = False
+    note: str | None = None
+
+    @property
+    def rule_ids(self) -> tuple[str, ...]:
+        """What a decision by this rule cites."""
+        return (self.id, *self.cites)

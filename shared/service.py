@@ -1,0 +1,259 @@
+"""A running service: its pools, its plumbing, its HTTP app and its background roles, started and stopped as one.
+
+A service's `app.py` builds one with its own parts. Roles (`api`, `consumer`, `relay`, `jobs`) can run in one process or
+apart; every role of a process ends together, and a role that fails ends the process, so that its supervisor sees it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+import uvicorn
+from fastapi import APIRouter, Depends, FastAPI
+from sqlalchemy import Table
+from starlette.responses import PlainTextResponse
+
+from shared.clock import Clock
+from shared.database.engine import Database
+from shared.database.leases import Leases
+from shared.errors import Transient
+from shared.http import problems
+from shared.http.auth import allow
+from shared.http.health import Check, health_routes, metrics_route
+from shared.http.keys import KeyStore, Role
+from shared.http.limits import Guard
+from shared.messaging import inbox, outbox
+from shared.messaging.consumer import Consumer
+from shared.messaging.log_watch import LogWatch
+from shared.messaging.projection import Projection
+from shared.messaging.relay import Relay
+from shared.settings import ServiceSettings
+from shared.telemetry import metrics
+
+log = logging.getLogger(__name__)
+
+ROLES = ("api", "consumer", "relay", "jobs")
+CLOCK_SYNC_SECONDS = 10.0
+DATABASE_CHECK_SECONDS = 3.0
+BACKGROUND_POOL_SIZE = 2
+KEEP_ALIVE_SECONDS = 30
+CONCURRENT_REQUESTS = 1000
+
+Job = Callable[[], Awaitable[None]]
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its own signal handling: the service stops all its roles together."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Service:
+    """The composition of one service. `run()` serves until a signal or a failed role."""
+
+    def __init__(self, name: str, settings: ServiceSettings, outbox_table: Table, *, about: str) -> None:
+        self.name = name
+        self.settings = settings
+        self.clock = Clock(settings.time_scale, settings.time_origin)
+        url = settings.database_url.get_secret_value()
+        self.database = Database(url, outbox_table, pool_size=settings.database_pool_size)
+        self.background = Database(url, outbox_table, pool_size=BACKGROUND_POOL_SIZE)
+        self._relay_database = Database(url, outbox_table, pool_size=BACKGROUND_POOL_SIZE)
+        self.leases = Leases(url)
+        self.watch = LogWatch(settings.kafka_bootstrap_servers)
+        self.relay = Relay(
+            name,
+            self._relay_database,
+            self.leases,
+            settings.kafka_bootstrap_servers,
+            retention_days=settings.outbox_retention_days,
+        )
+        for database in (self.database, self.background):
+            database.after_publish(self.relay.wake)
+        self.consumer: Consumer[Any] | None = None
+        self.checks: dict[str, Check] = {"database": self._check_database}
+        self.warnings: list[Callable[[], list[str]]] = []
+        self._jobs: list[Job] = []
+        self._stop = asyncio.Event()
+        self.app = FastAPI(
+            title=f"Gongdan {name}",
+            summary=about,
+            version="1.0.0",
+            openapi_url="/openapi.json",
+            docs_url="/docs",
+            redoc_url=None,
+            responses={
+                code: {"model": problems.Problem, "content": {problems.MEDIA_TYPE: {}}} for code in (401, 403, 422, 503)
+            },
+        )
+        problems.install(self.app)
+        self.app.add_middleware(Guard)
+        self.app.state.keys = KeyStore(settings.keys_file)
+
+    # ---- composition ---------------------------------------------------------------------------------------------
+
+    def routes(self, *routers: APIRouter) -> None:
+        for router in routers:
+            self.app.include_router(router)
+
+    def consume(self, projection: Projection[Any]) -> None:
+        self.consumer = Consumer(
+            self.name,
+            projection,
+            self.background,
+            self.leases,
+            self.watch,
+            self.settings.kafka_bootstrap_servers,
+            fetch_max_wait_ms=self.settings.fetch_max_wait_ms,
+        )
+
+    def job(self, job: Job) -> None:
+        """Add timed work, run by the role `jobs`; it goes on until cancelled."""
+        self._jobs.append(job)
+
+    # ---- running -------------------------------------------------------------------------------------------------
+
+    async def run(self, roles: Sequence[str] = ROLES) -> None:
+        """Serve the roles until SIGTERM or SIGINT; raises when a role fails."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        self._finish_app(roles)
+        background: list[Callable[[], Awaitable[None]]] = [self._sync_clock]
+        if {"consumer", "relay", "api"} & set(roles):
+            background.append(self.watch.run)
+        if "relay" in roles:
+            background.append(self._relay)
+        if "consumer" in roles and self.consumer is not None:
+            background.append(self.consumer.run)
+        if "jobs" in roles:
+            background += self._jobs
+        await self._first_sync()
+        server = self._server() if "api" in roles else None
+        try:
+            await self._serve(server, background)
+        finally:
+            for closing in (self.leases, self.database, self.background, self._relay_database):
+                with contextlib.suppress(Exception):
+                    await closing.close()
+
+    async def _serve(self, server: Server | None, background: list[Callable[[], Awaitable[None]]]) -> None:
+        tasks = [asyncio.ensure_future(work()) for work in background]
+        serving = asyncio.ensure_future(server.serve()) if server is not None else None
+        stopping = asyncio.ensure_future(self._stop.wait())
+        watched = [*tasks, stopping, *([serving] if serving else [])]
+        done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        if server is not None and serving is not None:
+            server.should_exit = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(serving), self.settings.drain_seconds)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait([*tasks, stopping], timeout=self.settings.drain_seconds) if tasks else None
+        stopping.cancel()
+        for task in done:
+            if task is not stopping and not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    def _server(self) -> Server:
+        return Server(
+            uvicorn.Config(
+                self.app,
+                host=self.settings.http_host,
+                port=self.settings.http_port,
+                loop="none",
+                http="httptools",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=int(self.settings.drain_seconds),
+                limit_concurrency=CONCURRENT_REQUESTS,
+                backlog=1024,
+            )
+        )
+
+    async def _relay(self) -> None:
+        await self.relay.run()
+
+    async def _first_sync(self) -> None:
+        """Wait for the database before anything is timed: business time is its time."""
+        delay = 0.2
+        while True:
+            try:
+                await self._read_clock()
+                await self.relay.keep_partitions()
+                return
+            except Transient:
+                log.warning("waiting for the database")
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 2.0)
+
+    async def _sync_clock(self) -> None:
+        while True:
+            await asyncio.sleep(CLOCK_SYNC_SECONDS)
+            with contextlib.suppress(Transient):
+                await self._read_clock()
+
+    async def _read_clock(self) -> None:
+        async with self.background.transaction() as transaction:
+            self.clock.sync(await transaction.now())
+
+    # ---- health --------------------------------------------------------------------------------------------------
+
+    def _finish_app(self, roles: Sequence[str]) -> None:
+        if "consumer" in roles or "relay" in roles:
+            self.checks["broker"] = self._check_broker
+        if "relay" in roles:
+            self.checks["outbox"] = self._check_outbox
+        if "consumer" in roles and self.consumer is not None:
+            self.checks["consumer"] = self._check_consumer
+        self.app.include_router(health_routes(self.checks, lambda: [text for fn in self.warnings for text in fn()]))
+        self.app.add_api_route(
+            "/metrics",
+            metrics_route,
+            dependencies=[Depends(allow(Role.ops, Role.supervisor))],
+            tags=["health"],
+            summary="Metrics for Prometheus",
+            response_class=PlainTextResponse,
+        )
+
+    async def _check_database(self) -> str | None:
+        try:
+            async with asyncio.timeout(DATABASE_CHECK_SECONDS):
+                await self._read_clock()
+        except (Transient, TimeoutError):
+            return "the database does not answer"
+        return None
+
+    async def _check_broker(self) -> str | None:
+        return None if self.watch.reachable else "the broker does not answer"
+
+    async def _check_outbox(self) -> str | None:
+        try:
+            figures = await self.background.read(lambda connection: outbox.backlog(connection, 100_000))
+        except Transient:
+            return "unknown: the database does not answer"
+        if figures.oldest_seconds > self.settings.ready_outbox_age_seconds:
+            return f"{figures.count} events wait, the oldest for {figures.oldest_seconds:.0f} s"
+        return None
+
+    async def _check_consumer(self) -> str | None:
+        consumer = self.consumer
+        if consumer is None:
+            return None
+        if consumer.failure is not None:
+            return consumer.failure
+        if consumer.lag > self.settings.ready_lag_limit:
+            return f"{consumer.lag} records wait to be read"
+        try:
+            metrics.parked_now.set(await self.background.read(inbox.parked_count))
+        except Transient:
+            return "unknown: the database does not answer"
+        return None

@@ -1,0 +1,33 @@
+"""Every metric of every service, named in one place. Labels never hold ids or personal data."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+http_requests = Counter("gongdan_http_requests_total", "Answers by route and status", ["method", "route", "status"])
+http_seconds = Histogram(
+    "gongdan_http_request_seconds",
+    "Time to answer, by route",
+    ["route"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+tickets_accepted = Counter("gongdan_tickets_accepted_total", "Tickets given a number")
+group_commit_size = Histogram(
+    "gongdan_group_commit_size", "Requests committed together", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
+outbox_published = Counter("gongdan_outbox_published_total", "Events acknowledged by the broker", ["topic"])
+outbox_backlog = Gauge("gongdan_outbox_backlog", "Events not yet published")
+outbox_oldest_seconds = Gauge("gongdan_outbox_oldest_seconds", "Age of the oldest unpublished event, real seconds")
+events_applied = Counter("gongdan_events_applied_total", "Events applied", ["type"])
+events_dropped = Counter("gongdan_events_dropped_total", "Events seen before", ["topic"])
+events_parked = Counter("gongdan_events_parked_total", "Events parked until an earlier one comes", ["topic"])
+events_dead = Counter("gongdan_events_dead_total", "Records put into the dead letters", ["topic"])
+parked_now = Gauge("gongdan_parked_events", "Events parked now")
+consumer_lag = Gauge("gongdan_consumer_lag", "Records not yet read", ["topic"])
+log_changes = Counter("gongdan_log_changes_total", "Times that the log was found to be another one")
+broker_reachable = Gauge("gongdan_broker_reachable", "1 when the broker answered lately")
+clocks_fired = Counter("gongdan_clocks_fired_total", "Clock moments fired", ["moment"])
+clock_lateness_seconds = Histogram(
+    "gongdan_clock_lateness_seconds",
+    "Real seconds from a due moment to its event",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 60),
+)
+sweep_delay_seconds = Gauge("gongdan_sweep_delay_seconds", "Real seconds since the last finished sweep")
