@@ -14,6 +14,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ class Postgres:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGQUIT if waited < LEFTOVER_SECONDS else signal.SIGKILL)
             await asyncio.sleep(0.1)
-        if Path("/proc/self/cwd").exists():
+        if sys.platform == "linux":
             (self.folder / "postmaster.pid").unlink(missing_ok=True)
 
     async def ensure_databases(self, passwords: Mapping[str, str]) -> None:
@@ -186,7 +187,7 @@ def choose_account(folder: Path) -> Account | None:
         os.chown(folder, _owner(account), -1)
         if _run(["pg_config", "--bindir"], account, reach=folder).returncode == 0:
             return account
-    raise StartFailed("PostgreSQL does not run as root, and this machine lets root become nobody else: use a plain user")
+    raise StartFailed("PostgreSQL does not run as root, and root can become nobody else here: use a plain user")
 
 
 def server_processes(folder: Path) -> list[int]:

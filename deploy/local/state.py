@@ -1,4 +1,4 @@
-"""What one data folder remembers between runs: secrets, API keys, the clock; and `run.json` for those who use the stack.
+"""What one data folder remembers between runs: secrets, API keys and the clock.
 
 `secrets.json` holds this machine's passwords and keys in the clear (mode 0600), so that a second run can print the
 same keys again. The services read only `keys.json`, which has their hashes.
@@ -55,7 +55,7 @@ def _random_key() -> str:
 
 
 def load_secrets(folder: Path, branches: Iterable[str]) -> Secrets:
-    """The folder's secrets; what is missing, such as the key of a new branch, is made and stored, hashed for services."""
+    """The folder's secrets. What is missing, such as the key of a new branch, is made and stored."""
     path = folder / "secrets.json"
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     keys: dict[str, str] = dict(stored.get("keys", {}))

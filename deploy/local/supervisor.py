@@ -98,6 +98,18 @@ def kill_session(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
+async def port_open(host: str, port: int) -> bool:
+    """Whether something listens there."""
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
 class _Watched:
     """A program and what became of it so far."""
 
@@ -247,5 +259,7 @@ class Supervisor:
 
     def _failure(self, name: str, what: str) -> str:
         path = self.log_path(name)
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:] if path.exists() else []
+        lines = (
+            path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:] if path.exists() else []
+        )
         return "\n".join([f"{name} {what}. The end of {path}:", *(f"    {line}" for line in lines)])

@@ -120,7 +120,7 @@ async def prepare(bootstrap: str, pack: str, replication: int, min_insync: int |
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m deploy.local.topics", description="Create what topics are missing.")
+    parser = argparse.ArgumentParser(prog="python -m deploy.local.topics", description="Create missing topics.")
     parser.add_argument("--bootstrap", required=True, help="host:port[,host:port…] of Kafka")
     parser.add_argument("--pack", default="mobile_operator", help="policy pack whose branches get a topic each")
     parser.add_argument("--replication", type=int, default=1, help="copies of each partition (3 in a cluster)")

@@ -43,7 +43,8 @@ REVIEW_STATUS: Mapping[str, TicketStatus] = {
 ORDER_STATUS: Mapping[str, TicketStatus] = {
     "order.dispatched": TicketStatus.dispatched,
     "order.accepted": TicketStatus.accepted,
-    "order.replied": TicketStatus.callback,
+    "order.replied": TicketStatus.replied,
+    "callback.recorded": TicketStatus.callback,
     "order.returned": TicketStatus.returned_by_branch,
     "order.raised": TicketStatus.raised,
     "ticket.reopened": TicketStatus.approved,

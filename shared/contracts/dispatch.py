@@ -132,7 +132,8 @@ class OrderReplied(Contract):
 
 
 class OrderReturned(Contract):
-    """The branch gave it back with a reason; review decides where it goes next."""
+    """The branch gave it back with a reason. Review decides where it goes next, unless a rule sent it out again at once
+    (`redispatched`, such as RTE-18)."""
 
     TYPE: ClassVar = "order.returned"
     TOPIC: ClassVar = DISPATCH
@@ -140,6 +141,8 @@ class OrderReturned(Contract):
     branch: str
     reason_code: str
     note: str | None = None
+    redispatched: bool = False
+    basis: Basis
     actor: str
 
 

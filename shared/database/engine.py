@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from shared.errors import Transient
 from shared.ids import new_id
+from shared.subject import Subject
 from shared.telemetry.tracing import current_traceparent
 
 T = TypeVar("T")
@@ -98,6 +99,14 @@ class Transaction:
             }
         )
         return event_id
+
+    def publish_pending(self, subject: Subject) -> None:
+        """Put everything the subject recorded into the outbox."""
+        for item in subject.pending:
+            self.publish(
+                item.event, subject=subject.ticket_id, version=item.version, time=item.time, topic=item.topic
+            )
+        subject.pending.clear()
 
     def publish_raw(self, *, topic: str, key: UUID, headers: list[tuple[str, str]], payload: bytes, at: datetime) -> None:
         """Put a record into the outbox as it is (a dead letter keeps its original bytes)."""

@@ -59,6 +59,8 @@ class Relay:
         self._retention_days = retention_days
         self._wake = asyncio.Event()
         self._producer: AIOKafkaProducer | None = None
+        self.waiting = 0
+        """Events not yet published, as last counted."""
 
     def wake(self) -> None:
         """There is something new in the outbox."""
@@ -194,6 +196,7 @@ class Relay:
         while True:
             try:
                 figures = await self._database.read(lambda connection: backlog(connection, BACKLOG_COUNT_BOUND))
+                self.waiting = figures.count
                 metrics.outbox_backlog.set(figures.count)
                 metrics.outbox_oldest_seconds.set(figures.oldest_seconds)
                 if loop.time() >= next_partitions:

@@ -8,7 +8,7 @@ from shared.policy.model import Pack
 
 
 def assess(pack: Pack, ticket: TicketSnapshot, add: Iterable[ClassMark] = ()) -> TicketSnapshot:
-    """The ticket with kind, classes and urgency set. Classes it already has stay; the same call twice changes nothing."""
+    """The ticket with kind, classes and urgency set. Classes it already has stay; a second call changes nothing."""
     facts = facts_of(pack, ticket)
     update: dict[str, object] = {}
     kind_rule = next((rule for rule in pack.kind_rules if rule.when(facts)), None)

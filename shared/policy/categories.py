@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from shared.contracts.dispatch import Label
 from shared.policy.conditions import When
-from shared.policy.parts import Code, Part
+from shared.policy.parts import Code, Label, Part
 
 
 class CategoryNode(Part):

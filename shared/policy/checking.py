@@ -16,14 +16,14 @@ def check(pack: Pack, ticket: TicketSnapshot, *, round: int) -> Verdict:
     facts = facts_of(pack, ticket, round=round)
     applied = [rule for rule in pack.checks if rule.when(facts)]
     deciding = next((rule for rule in applied if rule.outcome != "note"), None)
-    rules = tuple(dict.fromkeys(rule_id for rule in applied for rule_id in rule.rule_ids))
+    basis = basis_of(pack, *(rule_id for rule in applied for rule_id in rule.rule_ids))
     if deciding is None:
-        return Verdict("approve", None, (), (), basis_of(pack, *rules))
+        return Verdict("approve", None, (), (), basis)
     words = _words(pack, ticket, facts)
     findings = tuple(_finding(rule, words) for rule in applied if rule.outcome != "note")
-    outcome = "return" if deciding.outcome == "return" else "hold"
-    missing = _missing(deciding, facts) if outcome == "return" else ()
-    return Verdict("return" if outcome == "return" else "hold", deciding.reason, missing, findings, basis_of(pack, *rules))
+    if deciding.outcome == "return":
+        return Verdict("return", deciding.reason, _missing(deciding, facts), findings, basis)
+    return Verdict("hold", deciding.reason, (), findings, basis)
 
 
 def _missing(rule: Check, facts: TicketFacts) -> tuple[str, ...]:

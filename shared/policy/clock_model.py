@@ -4,21 +4,28 @@ A limit gives exactly one of its forms. `hours` and `minutes` are elapsed time, 
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from shared.contracts.dispatch import Label
 from shared.policy.conditions import When
-from shared.policy.parts import Part, RuleModel
+from shared.policy.parts import Label, Part, RuleModel
 
-FORMS = ("hours", "minutes", "working_days", "half_working_days", "before_time_of_day", "end_of_working_day", "by_class")
+FORMS = (
+    "hours",
+    "minutes",
+    "working_days",
+    "half_working_days",
+    "before_time_of_day",
+    "end_of_working_day",
+    "by_class",
+)
 _TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
 
 class TimeLimit(Part):
-    """How long. `before_time_of_day` is the next such local time; `by_class` takes the shortest of `limits.resolution`."""
+    """How long. `before_time_of_day`: the next such local time; `by_class`: the shortest of `limits.resolution`."""
 
     hours: float | None = Field(default=None, gt=0)
     minutes: float | None = Field(default=None, gt=0)
@@ -54,9 +61,19 @@ class LimitRule(RuleModel):
 
 
 class Limits(Part):
+    """The promises to the customer. Those by class are elapsed time, so that the shortest can be told."""
+
     first_reply: LimitRule
     resolution: tuple[LimitRule, ...]
     fallback: LimitRule
+
+    @model_validator(mode="after")
+    def _comparable(self) -> "Limits":
+        if any(rule.limit.elapsed_hours is None for rule in (*self.resolution, self.fallback)):
+            raise ValueError("limits by class must be hours or minutes")
+        if self.first_reply.limit.by_class:
+            raise ValueError("the first reply has no limit by class")
+        return self
 
 
 class Trigger(Part):
@@ -78,7 +95,7 @@ class ClockSpec(RuleModel):
     instant: bool = False
     """Met or breached at once: it runs from `start_at` to the time of the event itself and never waits (GDM-O2)."""
     boundary: Literal["after", "at"] = "after"
-    """`after`: at the deadline itself it is still on time. `at`: reaching the deadline is the breach (>= 48 h, before 17:00)."""
+    """At the deadline itself: `after` is still on time, `at` is too late (">= 48 h", "before 17:00")."""
     soft: bool = False
     """A reminder only: warned, never breached (SDM-S6)."""
     repeats: bool = False
@@ -107,4 +124,18 @@ class Ladder(RuleModel):
     rungs: tuple[RungSpec, ...] = Field(min_length=1)
 
 
-Event = Mapping[str, Any]
+TriggerTable = dict[str, list[tuple[ClockSpec, Trigger]]]
+
+
+class Triggers:
+    """For each event type, the clocks it may start and stop. Clocks that are not enabled are left out."""
+
+    def __init__(self, clocks: Iterable[ClockSpec]) -> None:
+        enabled = tuple(clock for clock in clocks if clock.enabled)
+        self.all_kinds = tuple(clock.kind for clock in enabled)
+        self.start: TriggerTable = {}
+        self.stop: TriggerTable = {}
+        for clock in enabled:
+            for table, triggers in ((self.start, clock.start), (self.stop, clock.stop)):
+                for trigger in triggers:
+                    table.setdefault(trigger.event, []).append((clock, trigger))

@@ -7,8 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from shared.contracts.dispatch import Label
-from shared.policy.parts import Code, Part
+from shared.policy.parts import Code, Label, Part
 
 
 def _compiles(value: str) -> str:

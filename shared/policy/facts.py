@@ -5,64 +5,49 @@ fact that does not fit and searching the text is what costs.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
 
 from shared.contracts.ticket import TicketSnapshot
 from shared.policy.cities import resolve_city, resolve_place
-from shared.policy.conditions import ELEMENT, FACTS
+from shared.policy.conditions import ELEMENT
 from shared.policy.model import Pack
 
 EVENT = "event."
 SERIAL_TIME_DIGITS = 14
+LOCATION = "location"
 
 
-class TicketFacts(Mapping[str, object]):
-    """The facts of one ticket in one situation. `get` of an unknown fact is None, as the matchers expect."""
+class TicketFacts(dict[str, object]):
+    """The facts of one ticket in one situation: a dict that fills itself. A fact nobody can know is None."""
 
-    __slots__ = ("_event", "_values", "pack", "ticket")
+    __slots__ = ("event", "pack", "ticket")
 
     def __init__(self, pack: Pack, ticket: TicketSnapshot, context: Mapping[str, object]) -> None:
+        super().__init__(context)
         self.pack = pack
         self.ticket = ticket
-        event = context.get("event")
-        self._event: Mapping[str, object] = event if isinstance(event, Mapping) else {}
-        self._values: dict[str, object] = {name: value for name, value in context.items() if name != "event"}
+        self.event: Mapping[str, object] = {}
+        event = self.pop("event", None)
+        if isinstance(event, Mapping):
+            self.event = event
 
-    def __getitem__(self, name: str) -> object:
-        values = self._values
-        if name in values:
-            return values[name]
+    def __missing__(self, name: str) -> object:
         compute = _COMPUTED.get(name)
+        value: object = None
         if compute is not None:
             value = compute(self)
         elif name.startswith(ELEMENT):
             value = _element_value(self, name.removeprefix(ELEMENT))
         elif name.startswith(EVENT):
-            value = _event_value(self._event, name.removeprefix(EVENT))
-        elif name in FACTS:
-            value = None
-        else:
-            raise KeyError(name)
-        values[name] = value
+            value = _event_value(self.event, name.removeprefix(EVENT))
+        self[name] = value
         return value
-
-    def get(self, name: str, default: object = None) -> object:
-        try:
-            return self[name]
-        except KeyError:
-            return default
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(FACTS)
-
-    def __len__(self) -> int:
-        return len(FACTS)
 
 
 def facts_of(pack: Pack, ticket: TicketSnapshot, **context: object) -> TicketFacts:
-    """The facts of a ticket. `context` adds those of the situation (`round`, `returned_by`, …) and `event`, a mapping."""
+    """The facts of a ticket. `context` adds those of the situation (`round`, `returned_by`, …) and `event`."""
     return TicketFacts(pack, ticket, context)
 
 
@@ -93,7 +78,7 @@ def _given(facts: TicketFacts, code: str) -> bool:
     if value is not None and value != "":
         return True
     place = facts.ticket.place
-    if code == "location" and place is not None and (place.address or place.longitude is not None):
+    if code == LOCATION and place is not None and (place.address or place.longitude is not None):
         return True
     if code == "since" and facts.ticket.occurred_at is not None:
         return True
@@ -158,7 +143,7 @@ def _call_serial(facts: TicketFacts) -> str | None:
         return "malformed"
     rule = pack.serial_check
     tolerance, skew = timedelta(minutes=rule.tolerance_minutes), timedelta(minutes=rule.clock_skew_minutes)
-    round_ = facts.get("round")
+    round_ = facts["round"]
     moments = [ticket.submitted_at]
     if isinstance(round_, int) and round_ > 1:
         moments.append(ticket.accepted_at)
@@ -246,6 +231,7 @@ _COMPUTED: dict[str, Callable[[TicketFacts], object]] = {
     "contact_dead_before_submission": _dead_contact,
     "open_duplicate": lambda facts: facts.ticket.open_duplicate is not None,
     "call_serial": _call_serial,
+    "exact_place": lambda facts: _given(facts, LOCATION),
     "elements_given": _elements_given,
     "elements_unavailable": _elements_unavailable,
     "elements_missing": _elements_missing,

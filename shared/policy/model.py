@@ -7,16 +7,17 @@ pack that loads has no dangling code.
 from collections.abc import Iterator
 from datetime import date, time
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
-from shared.contracts.dispatch import Label
 from shared.policy.categories import Category, CategoryNode, flatten
-from shared.policy.clock_model import ClockSpec, Ladder, Limits
+from shared.policy.cities import CityNames
+from shared.policy.clock_model import ClockSpec, Ladder, Limits, Triggers
 from shared.policy.elements import ElementSpec
-from shared.policy.parts import Code, Part
+from shared.policy.parts import Code, Label, Part
 from shared.policy.references import check_references
 from shared.policy.rules import (
     CallbackRules,
@@ -126,7 +127,7 @@ class Pack(Part):
     @classmethod
     def _hours_in_order(cls, value: tuple[tuple[time, time], ...]) -> tuple[tuple[time, time], ...]:
         flat = [moment for span in value for moment in span]
-        if any(later <= earlier for earlier, later in zip(flat, flat[1:], strict=False)):
+        if any(later <= earlier for earlier, later in pairwise(flat)):
             raise ValueError("working hours must be in order and must not overlap")
         return value
 
@@ -138,6 +139,14 @@ class Pack(Part):
     @cached_property
     def tz(self) -> ZoneInfo:
         return ZoneInfo(self.timezone)
+
+    @cached_property
+    def city_names(self) -> CityNames:
+        return CityNames(self.branches, self.other_regions)
+
+    @cached_property
+    def triggers(self) -> Triggers:
+        return Triggers(self.clocks)
 
     @cached_property
     def branch_by_id(self) -> dict[str, Branch]:

@@ -4,12 +4,20 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared.contracts import dispatch as contracts
+
 Code = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
 """An id or one segment of a category path; never a dot, because dots join paths."""
 
 
 class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Label(contracts.Label):
+    """A text in both languages. Stricter than on the wire: a stray comma in YAML would silently cut a text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class RuleModel(Part):

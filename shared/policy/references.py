@@ -1,4 +1,4 @@
-"""Checks that every code a pack uses is one that it defines. A mistake names the place, so that the loader finds the line."""
+"""Checks that every code a pack uses is one that it defines. A mistake names its place; the loader finds the line."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -175,6 +175,8 @@ def _routing_references(pack: "Pack") -> Iterator[tuple[Path, str, str]]:
             yield (*here, "unit"), rule.unit, "units"
         if rule.category:
             yield (*here, "category"), rule.category, "categories"
+    for i, type_rule in enumerate(pack.routing.types):
+        yield ("routing", "types", i, "category"), type_rule.category, "categories"
     outside = pack.routing.outside
     yield ("routing", "outside", "branch"), outside.branch, "branches"
     yield ("routing", "outside", "unit"), outside.unit, "units"

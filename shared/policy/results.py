@@ -63,7 +63,7 @@ class ClockChanges:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """When a clock is due. `counted` + `excluded` == `due_at` - start; provisional: the calendar is not published yet."""
+    """When a clock is due. `counted` + `excluded` == `due_at` - start; provisional: a day's plan is not published."""
 
     due_at: datetime
     warn_at: datetime | None

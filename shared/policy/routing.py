@@ -9,10 +9,6 @@ from shared.policy.rules import RouteRule
 from shared.policy.vocabulary import basis_of
 
 
-class NoRoute(ValueError):
-    """No rule applies: the pack lacks a last rule that always does."""
-
-
 def route(
     pack: Pack,
     ticket: TicketSnapshot,
@@ -22,7 +18,7 @@ def route(
     network: str | None = None,
     previous_branch: str | None = None,
 ) -> Route:
-    """The branch, the desk and the complaint city. Raises: `NoRoute`.
+    """The branch, the desk and the complaint city. There always is one: at worst the centre, as for numbers not ours.
 
     `network` is the finding of the fault city ("normal" or "faulty"), `previous_branch` the branch that gave it.
     """
@@ -37,7 +33,7 @@ def route(
     for rule in pack.routing.rules:
         if rule.when(facts) and (found := _apply(pack, rule, facts)) is not None:
             return found
-    raise NoRoute(f"no routing rule of {pack.id} {pack.version} applies")
+    return _outside(pack, None, facts)
 
 
 def _apply(pack: Pack, rule: RouteRule, facts: TicketFacts) -> Route | None:
@@ -47,14 +43,15 @@ def _apply(pack: Pack, rule: RouteRule, facts: TicketFacts) -> Route | None:
         return _outside(pack, rule, facts) if any(target in pack.region_ids for target in targets) else None
     cities = [_target(facts, target) for target in rule.complaint_city]
     complaint_city = next((city for city in cities if _takes(pack, city, rule)), branch)
+    category, type_rules = _category(pack, rule, facts)
     return Route(
         branch=branch,
         unit=_unit(pack, rule, facts),
         complaint_city=complaint_city or branch,
-        category=rule.category,
+        category=category,
         instruction=rule.instruction,
         redispatch=rule.redispatch,
-        basis=basis_of(pack, *rule.rule_ids),
+        basis=basis_of(pack, *rule.rule_ids, *type_rules),
     )
 
 
@@ -63,22 +60,34 @@ def _takes(pack: Pack, city: str | None, rule: RouteRule) -> bool:
     return city is not None and (city in pack.branch_by_id or city in rule.complaint_city)
 
 
-def _outside(pack: Pack, rule: RouteRule, facts: TicketFacts) -> Route:
+def _outside(pack: Pack, rule: RouteRule | None, facts: TicketFacts) -> Route:
     """The number belongs to nobody of ours: the centre handles it, with the rule's own instruction."""
     outside = pack.routing.outside
     complaint_city = outside.complaint_city
     if facts["business_matter"]:
         known = [_target(facts, target) for target in outside.business_complaint_city]
         complaint_city = next((city for city in known if city is not None), complaint_city)
+    category, type_rules = _category(pack, rule, facts)
     return Route(
         branch=outside.branch,
         unit=outside.unit,
         complaint_city=complaint_city,
-        category=rule.category,
-        instruction=rule.instruction,
-        redispatch=rule.redispatch,
-        basis=basis_of(pack, *rule.rule_ids, *outside.rule_ids),
+        category=category,
+        instruction=rule.instruction if rule else None,
+        redispatch=rule.redispatch if rule else False,
+        basis=basis_of(pack, *(rule.rule_ids if rule else ()), *outside.rule_ids, *type_rules),
     )
+
+
+def _category(pack: Pack, rule: RouteRule | None, facts: TicketFacts) -> tuple[str | None, tuple[str, ...]]:
+    """The corrected type, and the type rule that says so; None when the type stays."""
+    if rule is not None and rule.category is not None:
+        return (rule.category if rule.category != facts.ticket.category else None), ()
+    for type_rule in pack.routing.types:
+        if type_rule.when(facts):
+            changed = type_rule.category if type_rule.category != facts.ticket.category else None
+            return changed, type_rule.rule_ids
+    return None, ()
 
 
 def _target(facts: TicketFacts, target: str) -> str | None:
@@ -97,5 +106,6 @@ def _unit(pack: Pack, rule: RouteRule, facts: TicketFacts) -> str | None:
         return category.unit if category else None
     if not pack.unit_by_id[rule.unit].per_centre:
         return rule.unit
-    centre = facts["agent_centre"] or facts["home_city"]
+    agents = facts["agent_centre"] if rule.centre_of == "agent" else None
+    centre = agents or facts["home_city"]
     return f"{rule.unit}.{centre}" if centre else rule.unit

@@ -5,11 +5,13 @@ Tables are read from top to bottom. Unless a model says otherwise the first rule
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from shared.contracts.dispatch import Label, Satisfaction
+from shared.contracts.dispatch import Satisfaction
 from shared.policy.conditions import When
-from shared.policy.parts import Code, Part, RuleModel
+from shared.policy.parts import Code, Label, Part, RuleModel
+
+MESSAGE_WORDS = ("missing", "duplicate", "category", "prefix")
 
 
 class ReturnReason(Part):
@@ -36,6 +38,7 @@ class ComplaintClass(Part):
     label: Label
     urgent: bool
     rule: str
+    inferred: bool = False
 
 
 class ClassRule(RuleModel):
@@ -84,6 +87,16 @@ class Check(RuleModel):
     proposal: str | None = None
     message: Label
 
+    @field_validator("message")
+    @classmethod
+    def _known_words(cls, value: Label) -> Label:
+        for text in (value.zh, value.en):
+            try:
+                text.format_map(dict.fromkeys(MESSAGE_WORDS, ""))
+            except (KeyError, ValueError, IndexError):
+                raise ValueError(f"a message may use only {{{'}, {'.join(MESSAGE_WORDS)}}}") from None
+        return value
+
 
 class RouteRule(RuleModel):
     """One routing rule. `branch` and `complaint_city` are targets, tried in order; a rule whose targets are all
@@ -96,11 +109,20 @@ class RouteRule(RuleModel):
     when: When = When({})
     branch: tuple[str, ...] = Field(min_length=1)
     unit: str | None = None
+    centre_of: Literal["agent", "home"] = "agent"
+    """For units with one desk a sub-centre: the agent's sub-centre, or the one of the home city."""
     complaint_city: tuple[str, ...] = ()
     """Without it, the complaint city is the branch."""
     category: str | None = None
     instruction: Label | None = None
     redispatch: bool = False
+
+
+class TypeRule(RuleModel):
+    """The complaint type is corrected on dispatch, wherever the ticket goes (RTE-14, RTE-16)."""
+
+    when: When
+    category: str
 
 
 class Outside(RuleModel):
@@ -115,6 +137,7 @@ class Outside(RuleModel):
 
 class Routing(Part):
     rules: tuple[RouteRule, ...] = Field(min_length=1)
+    types: tuple[TypeRule, ...] = ()
     outside: Outside
 
 

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 
 from shared.contracts.ticket import Basis, ClassMark, Element
 from shared.policy.cities import resolve_city
-from shared.policy.model import Pack, ReturnReason
+from shared.policy.model import Pack
 from shared.policy.results import Unknown
+from shared.policy.rules import ReturnReason
 
 SHOWN = 40
 

@@ -1,0 +1,128 @@
+"""The programs of a one-machine run, as data: commands, environments, and when each counts as ready.
+
+Secrets go to the services in their environment or in files, never on a command line.
+"""
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from deploy.local.postgres import database_name
+from deploy.local.state import SERVICES, BusinessClock, Secrets
+from deploy.local.supervisor import Program, port_open
+
+HOST = "127.0.0.1"
+MIGRATION_SECONDS = 120.0
+TOPICS_SECONDS = 60.0
+SERVICE_READY_SECONDS = 60.0
+HEALTH_TIMEOUT_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything is in one run. `ports` has an entry for each service, `postgres` and `kafka`."""
+
+    data: Path
+    ports: dict[str, int]
+    pack: str
+    secrets: Secrets = field(repr=False)
+    clock: BusinessClock
+
+    @property
+    def bootstrap(self) -> str:
+        return f"{HOST}:{self.ports['kafka']}"
+
+    def url(self, service: str) -> str:
+        return f"http://{HOST}:{self.ports[service]}"
+
+    def database_url(self, service: str) -> str:
+        name, password = database_name(service), self.secrets.database_passwords[service]
+        return f"postgresql+asyncpg://{name}:{password}@{HOST}:{self.ports['postgres']}/{name}"
+
+
+def service_environment(layout: Layout, service: str) -> dict[str, str]:
+    """The variables of one service, on top of those that this process has."""
+    prefix = service.upper()
+    own = {
+        "DATABASE_URL": layout.database_url(service),
+        "KAFKA_BOOTSTRAP_SERVERS": layout.bootstrap,
+        "KEYS_FILE": str(layout.data / "keys.json"),
+        "POLICY_PACK": layout.pack,
+        "HTTP_PORT": str(layout.ports[service]),
+        "TIME_SCALE": repr(layout.clock.scale),
+        "TIME_ORIGIN": layout.clock.origin.isoformat(),
+    }
+    if service == "intake":
+        own |= {"DATA_KEY": layout.secrets.data_key, "INDEX_KEY": layout.secrets.index_key}
+    if service == "dispatch":
+        own |= {"INTAKE_URL": layout.url("intake"), "PUBLIC_URL": layout.url("dispatch")}
+    return {**os.environ, "PYTHONUNBUFFERED": "1", **{f"{prefix}_{name}": value for name, value in own.items()}}
+
+
+def migrations(layout: Layout) -> list[Program]:
+    """One command for each service that brings its database up to date; each runs to its end."""
+    return [
+        Program(
+            name=f"{service}-migrate",
+            command=(sys.executable, "-m", f"services.{service}", "migrate"),
+            environment=service_environment(layout, service),
+            ready_seconds=MIGRATION_SECONDS,
+        )
+        for service in SERVICES
+    ]
+
+
+def service_programs(layout: Layout) -> list[Program]:
+    return [
+        Program(
+            name=service,
+            command=(sys.executable, "-m", f"services.{service}"),
+            environment=service_environment(layout, service),
+            ready=_healthy(layout.url(service)),
+            ready_seconds=SERVICE_READY_SECONDS,
+        )
+        for service in SERVICES
+    ]
+
+
+def embedded_broker(layout: Layout) -> Program:
+    """It listens only when its topics are there, so an open port means ready."""
+    port = layout.ports["kafka"]
+    return Program(
+        name="kafka",
+        command=(
+            *(sys.executable, "-m", "deploy.local.broker"),
+            *("--port", str(port), "--topics-from-pack", layout.pack),
+        ),
+        environment={**os.environ, "PYTHONUNBUFFERED": "1"},
+        ready=lambda: port_open(HOST, port),
+        stop_seconds=2.0,
+    )
+
+
+def topic_program(layout: Layout) -> Program:
+    """Creates the topics in real Kafka; runs to its end."""
+    return Program(
+        name="topics",
+        command=(
+            *(sys.executable, "-m", "deploy.local.topics"),
+            *("--bootstrap", layout.bootstrap, "--pack", layout.pack),
+        ),
+        environment=dict(os.environ),
+        ready_seconds=TOPICS_SECONDS,
+    )
+
+
+def _healthy(url: str) -> Callable[[], Awaitable[bool]]:
+    async def ready() -> bool:
+        try:
+            async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT_SECONDS, trust_env=False) as client:
+                return (await client.get(f"{url}/health/ready")).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    return ready

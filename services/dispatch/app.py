@@ -1,0 +1,25 @@
+"""Composition of dispatch: settings → database, broker, policy → HTTP and background roles."""
+
+from services.dispatch import api
+from services.dispatch.consumers import DispatchProjection
+from services.dispatch.settings import Settings
+from services.dispatch.tables import plumbing
+from services.dispatch.usecases import Desk
+from shared.calendar import WorkingCalendar, published_days
+from shared.policy import load_pack
+from shared.service import Service
+
+
+def build(settings: Settings) -> Service:
+    service = Service(
+        "dispatch", settings, plumbing.outbox, about="Sends each ticket to its branch and brings it back to its closing"
+    )
+    pack = load_pack(settings.policy_pack)
+    days, published_through = published_days()
+    calendar = WorkingCalendar(days, pack.working_hours, pack.tz, published_through)
+    desk = Desk(pack, calendar, service.clock, settings.intake_url.rstrip("/"), settings.public_url.rstrip("/"))
+    service.routes(api.routes(desk, service.database))
+    service.consume(DispatchProjection(desk))
+    return service
+
+

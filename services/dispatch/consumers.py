@@ -1,0 +1,148 @@
+"""What the events of intake, review and sla, and the branches' commands, mean to dispatch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from services.dispatch import domain, repository, usecases
+from services.dispatch.domain import OrderStatus, WorkOrder
+from services.dispatch.schemas import Progress, ReplyIn, Return, Transfer
+from services.dispatch.usecases import Desk
+from shared.contracts.branch import AcceptOrder, ProgressOrder, ReplyOrder, ReturnOrder, TransferOrder
+from shared.contracts.intake import TicketAnswered, TicketWithdrawn
+from shared.contracts.review import ReviewApproved, ReviewMerged
+from shared.contracts.sla import EscalationRaised
+from shared.database.engine import Transaction
+from shared.errors import Conflict, Forbidden, NotYet, Poison
+from shared.messaging.events import Event
+from shared.policy import assess, limits
+
+SILENT_BRANCH = "silent_branch"
+
+
+@dataclass(slots=True)
+class Orders:
+    now: datetime
+    by_ticket: dict[UUID, WorkOrder]
+    touched: dict[UUID, WorkOrder] = field(default_factory=dict)
+
+
+class DispatchProjection:
+    """The projection of dispatch."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._events: dict[str, Callable[[Orders, Event], None]] = {
+            ReviewApproved.TYPE: self.on_review_approved,
+            ReviewMerged.TYPE: self.on_ticket_ended,
+            TicketWithdrawn.TYPE: self.on_ticket_ended,
+            TicketAnswered.TYPE: self.on_ticket_ended,
+            EscalationRaised.TYPE: self.on_escalation_raised,
+        }
+        self._commands: dict[str, Callable[[WorkOrder, Any, str, datetime], None]] = {
+            AcceptOrder.TYPE: lambda order, _, actor, now: usecases.accept(desk, order, actor, now),
+            ProgressOrder.TYPE: self.progress,
+            ReplyOrder.TYPE: self.reply,
+            ReturnOrder.TYPE: lambda order, data, actor, now: usecases.give_back(
+                desk, order, Return(reason_code=data.reason_code, note=data.note), actor, now
+            ),
+            TransferOrder.TYPE: lambda order, data, actor, now: usecases.transfer(
+                desk, order, Transfer(to_branch=data.to_branch, reason=data.reason), actor, now
+            ),
+        }
+        self.types = frozenset({*self._events, *self._commands})
+
+    async def load(self, transaction: Transaction, events: Sequence[Event]) -> Orders:
+        wanted = {event.subject for event in events if event.type in self.types}
+        rows = await repository.lock_many(transaction.connection, wanted) if wanted else {}
+        return Orders(self._desk.clock.now(), rows)
+
+    def apply(self, state: Orders, event: Event) -> None:
+        if event.type in self._commands:
+            self._obey(state, event)
+        else:
+            self._events[event.type](state, event)
+
+    async def save(self, transaction: Transaction, state: Orders) -> None:
+        touched = [state.touched[ticket_id] for ticket_id in sorted(state.touched)]
+        for order in touched:
+            transaction.publish_pending(order)
+        if touched:
+            await repository.save(transaction.connection, touched, state.now)
+
+    async def on_new_log(self, transaction: Transaction) -> None:
+        """Branches read their topics themselves and ask nobody for a replay: tell them again what is still open."""
+        await repository.publish_open_orders_again(transaction.connection)
+
+    def on_review_approved(self, state: Orders, event: Event) -> None:
+        """Dispatch it; after a branch gave it back, dispatch it again."""
+        data: ReviewApproved = event.data
+        order = state.by_ticket.get(event.subject)
+        if order is None:
+            order = WorkOrder(ticket_id=event.subject, ticket_no=data.ticket.ticket_no, is_new=True)
+        elif order.status is not OrderStatus.returned:
+            return
+        usecases.dispatch_approved(
+            self._desk, order, data.ticket, data.branch, data.note, data.actor, state.now
+        )
+        state.by_ticket[event.subject] = state.touched[event.subject] = order
+
+    def on_ticket_ended(self, state: Orders, event: Event) -> None:
+        """Withdrawn, answered or merged. When the approval is still to come, the row waits for it, ended."""
+        data: TicketWithdrawn | TicketAnswered | ReviewMerged = event.data
+        order = state.by_ticket.get(event.subject)
+        if order is None:
+            order = WorkOrder(ticket_id=event.subject, ticket_no=data.ticket_no, is_new=True)
+            order.status = OrderStatus.ended
+            order.closed_at = state.now
+        else:
+            domain.end(order, event.type, data.actor, state.now)
+        state.by_ticket[event.subject] = state.touched[event.subject] = order
+
+    def on_escalation_raised(self, state: Orders, event: Event) -> None:
+        data: EscalationRaised = event.data
+        order = state.by_ticket.get(event.subject)
+        if order is None:
+            raise NotYet("the order is not dispatched yet")
+        if order.status in domain.OVER or order.ticket is None:
+            return
+        if data.kind == SILENT_BRANCH and order.status in domain.IN_HAND:
+            domain.urge(order, domain.RULES, state.now, data.reason, data.basis)
+        else:
+            ticket = assess(self._desk.pack, order.ticket, add=data.adds)
+            domain.escalate(
+                order,
+                ticket,
+                state.now,
+                kind=data.kind,
+                rung=data.rung,
+                level=data.level,
+                reason=data.reason,
+                limits=limits(self._desk.pack, ticket, self._desk.calendar),
+                basis=data.basis,
+            )
+        state.touched[event.subject] = order
+
+    def _obey(self, state: Orders, event: Event) -> None:
+        """A command from a branch: only the branch that holds the order may give it."""
+        order = state.by_ticket.get(event.subject)
+        data = event.data
+        if order is None or order.branch != data.branch:
+            raise Forbidden("not_your_order", "no order of this id is with the branch that the command names")
+        if event.publisher.startswith("branch/") and event.publisher != f"branch/{data.branch}":
+            raise Forbidden("not_your_order", "the command's ce_source is another branch")
+        if order.status is OrderStatus.raised:
+            raise Conflict("order_raised", "the order was raised; the province answers it")
+        self._commands[event.type](order, data, f"branch:{data.branch}/{data.actor}", state.now)
+        state.touched[event.subject] = order
+
+    def progress(self, order: WorkOrder, data: ProgressOrder, actor: str, now: datetime) -> None:
+        if data.contacted_at is not None and data.contacted_at.tzinfo is None:
+            raise Poison("/contacted_at has no time zone")
+        request = Progress(note=data.note, contacted_at=data.contacted_at, marks=list(data.marks))
+        usecases.progress(self._desk, order, request, actor, now)
+
+    def reply(self, order: WorkOrder, data: ReplyOrder, actor: str, now: datetime) -> None:
+        usecases.reply(self._desk, order, ReplyIn.model_validate(data.reply.model_dump()), actor, now)

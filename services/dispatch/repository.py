@@ -1,0 +1,173 @@
+"""The only SQL of dispatch."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, and_, bindparam, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.dispatch.domain import IN_HAND, OrderStatus, WorkOrder
+from services.dispatch.tables import callbacks, work_orders
+from shared.contracts.dispatch import Label, Reply
+from shared.contracts.ticket import TicketSnapshot
+
+OrderRow = Row[Any]
+
+_FIXED = ("ticket_id", "ticket_no")
+
+
+def to_order(row: OrderRow) -> WorkOrder:
+    return WorkOrder(
+        ticket_id=row.ticket_id,
+        version=row.version,
+        ticket_no=row.ticket_no,
+        ticket=TicketSnapshot.model_validate(row.snapshot) if row.snapshot is not None else None,
+        status=OrderStatus(row.status),
+        round=row.round,
+        branch=row.branch,
+        unit=row.unit,
+        complaint_city=row.complaint_city,
+        instruction=Label.model_validate(row.instruction) if row.instruction is not None else None,
+        route_rules=tuple(row.route_rules),
+        reply=Reply.model_validate(row.reply) if row.reply is not None else None,
+        rung=row.rung,
+        reopened=row.reopened,
+        attempts=row.attempts,
+        calls=row.calls,
+        needs_person=row.needs_person,
+        outcome=row.outcome,
+        branch_version=row.branch_version,
+        dispatched_at=row.dispatched_at,
+        closed_at=row.closed_at,
+    )
+
+
+async def lock_many(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> dict[UUID, WorkOrder]:
+    """In id order."""
+    rows = await connection.execute(
+        select(work_orders)
+        .where(work_orders.c.ticket_id == text("ANY(:ids)"))
+        .order_by(work_orders.c.ticket_id)
+        .with_for_update(),
+        {"ids": list(ticket_ids)},
+    )
+    return {row.ticket_id: to_order(row) for row in rows}
+
+
+async def find(connection: AsyncConnection, reference: UUID | str) -> OrderRow | None:
+    column = work_orders.c.ticket_id if isinstance(reference, UUID) else work_orders.c.ticket_no
+    return (await connection.execute(select(work_orders).where(column == reference))).first()
+
+
+async def lock(connection: AsyncConnection, ticket_id: UUID) -> OrderRow:
+    query = select(work_orders).where(work_orders.c.ticket_id == ticket_id).with_for_update()
+    return (await connection.execute(query)).one()
+
+
+_UPDATE = (
+    update(work_orders)
+    .where(work_orders.c.ticket_id == bindparam("id"))
+    .values({name: bindparam(f"new_{name}") for name in work_orders.c.keys() if name not in _FIXED})  # noqa: SIM118
+)
+
+
+async def save(connection: AsyncConnection, changed: Sequence[WorkOrder], now: datetime) -> None:
+    """Insert what is new, update the rest, and store the callbacks made."""
+    fresh = [
+        _values(order, now) | {"ticket_id": order.ticket_id, "ticket_no": order.ticket_no}
+        for order in changed
+        if order.is_new
+    ]
+    if fresh:
+        await connection.execute(work_orders.insert(), fresh)
+    old = [
+        {"id": order.ticket_id} | {f"new_{name}": value for name, value in _values(order, now).items()}
+        for order in changed
+        if not order.is_new
+    ]
+    if old:
+        await connection.execute(_UPDATE, old)
+    calls = [
+        {
+            "ticket_id": order.ticket_id,
+            "attempt": call.attempt,
+            "outcome": call.outcome,
+            "note": call.note,
+            "actor": call.actor,
+            "at": call.at,
+        }
+        for order in changed
+        for call in order.callbacks
+    ]
+    if calls:
+        await connection.execute(callbacks.insert(), calls)
+
+
+def _values(order: WorkOrder, now: datetime) -> dict[str, Any]:
+    return {
+        "status": order.status,
+        "round": order.round,
+        "branch": order.branch,
+        "unit": order.unit,
+        "complaint_city": order.complaint_city,
+        "snapshot": order.ticket.model_dump(mode="json", exclude_none=True) if order.ticket else None,
+        "urgency_rank": order.ticket.urgency.rank if order.ticket else 0,
+        "rung": order.rung,
+        "route_rules": list(order.route_rules),
+        "instruction": order.instruction.model_dump() if order.instruction else None,
+        "reply": order.reply.model_dump(mode="json", exclude_none=True) if order.reply else None,
+        "reopened": order.reopened,
+        "attempts": order.attempts,
+        "calls": order.calls,
+        "needs_person": order.needs_person,
+        "outcome": order.outcome,
+        "version": order.version,
+        "branch_version": order.branch_version,
+        "dispatched_at": order.dispatched_at,
+        "closed_at": order.closed_at,
+        "updated_at": now,
+    }
+
+
+async def page(
+    connection: AsyncConnection, filters: Mapping[str, Any], before: UUID | None, limit: int
+) -> list[OrderRow]:
+    """Newest first, below the cursor."""
+    conditions = [work_orders.c[name] == value for name, value in filters.items()]
+    if before is not None:
+        conditions.append(work_orders.c.ticket_id < before)
+    query = (
+        select(work_orders)
+        .where(and_(work_orders.c.branch.is_not(None), *conditions))
+        .order_by(work_orders.c.ticket_id.desc())
+        .limit(limit)
+    )
+    return list((await connection.execute(query)).all())
+
+
+async def waiting_for_callback(connection: AsyncConnection, limit: int) -> tuple[list[OrderRow], int]:
+    """The most urgent first, and how many wait in all."""
+    waiting = work_orders.c.status == OrderStatus.replied
+    rows = await connection.execute(
+        select(work_orders).where(waiting).order_by(work_orders.c.urgency_rank, work_orders.c.ticket_id).limit(limit)
+    )
+    count = await connection.execute(select(func.count()).select_from(work_orders).where(waiting))
+    return list(rows.all()), count.scalar_one()
+
+
+async def calls_of(connection: AsyncConnection, ticket_id: UUID) -> list[OrderRow]:
+    query = select(callbacks).where(callbacks.c.ticket_id == ticket_id).order_by(callbacks.c.attempt)
+    return list((await connection.execute(query)).all())
+
+
+async def publish_open_orders_again(connection: AsyncConnection) -> None:
+    """The branches' topics are empty again: everything they were told about orders still in their hands goes out anew."""
+    await connection.execute(
+        text(
+            "UPDATE outbox SET published_at = NULL WHERE topic LIKE 'gongdan.dispatch.%' AND published_at IS NOT NULL"
+            " AND subject IN (SELECT ticket_id FROM work_orders WHERE status = ANY(:open))"
+        ),
+        {"open": [str(status) for status in IN_HAND]},
+    )

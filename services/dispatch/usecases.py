@@ -1,0 +1,216 @@
+"""What branches, callback staff and supervisors do, over HTTP or by command. Never commits.
+
+Each verb is one function on a locked `WorkOrder`; the HTTP routes and the commands on Kafka call the same ones.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from services.dispatch import domain, repository
+from services.dispatch.domain import Paperwork, WorkOrder
+from services.dispatch.schemas import CallbackResult, Close, Progress, Raise, Reopen, ReplyIn, Return, Transfer, Urge
+from shared.calendar import WorkingCalendar
+from shared.clock import Clock
+from shared.contracts.dispatch import Reply
+from shared.contracts.ticket import Basis, TicketSnapshot
+from shared.database.engine import Transaction
+from shared.errors import Conflict, NotFound
+from shared.http.auth import Principal
+from shared.http.keys import Role
+from shared.http.references import ticket_reference
+from shared.policy import (
+    Pack,
+    Route,
+    after_callback,
+    assess,
+    callback_needed,
+    class_mark,
+    closing,
+    limits,
+    route,
+)
+from shared.privacy import mask
+
+RAISED = "raised"
+SENT_OUT = "sent_to_other_province"
+CHOSEN_BY_PERSON = "SDM-R0"
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What every use case of dispatch works with. The URLs are where branches reach us."""
+
+    pack: Pack
+    calendar: WorkingCalendar
+    clock: Clock
+    intake_url: str
+    public_url: str
+
+    def basis(self, *rules: str) -> Basis:
+        return Basis(pack=self.pack.id, version=self.pack.version, rules=rules)
+
+    def paper(self, ticket: TicketSnapshot) -> Paperwork:
+        return Paperwork(self.pack, limits(self.pack, ticket, self.calendar), self.intake_url, self.public_url)
+
+
+# ---- verbs, on a locked order --------------------------------------------------------------------------------------
+
+
+def dispatch_approved(
+    desk: Desk, order: WorkOrder, ticket: TicketSnapshot, chosen: str | None, note: str | None, actor: str, now: datetime
+) -> None:
+    """Route an approved ticket and send it out; a branch that a reviewer chose overrules the rules."""
+    order.ticket = ticket
+    decided = route(desk.pack, ticket)
+    if chosen is not None:
+        decided = Route(
+            branch=chosen,
+            unit=None,
+            complaint_city=chosen,
+            category=None,
+            instruction=decided.instruction,
+            redispatch=True,
+            basis=desk.basis(CHOSEN_BY_PERSON),
+        )
+    domain.send(order, decided, desk.paper(ticket), actor, now)
+
+
+def accept(desk: Desk, order: WorkOrder, actor: str, now: datetime) -> None:
+    domain.accept(order, actor, now)
+
+
+def progress(desk: Desk, order: WorkOrder, request: Progress, actor: str, now: datetime) -> None:
+    domain.progress(order, desk.pack, actor, now, mask(request.note), request.contacted_at, request.marks)
+
+
+def reply(desk: Desk, order: WorkOrder, request: ReplyIn, actor: str, now: datetime) -> None:
+    """The branch's answer. A verified network may send the order on (RTE-09, RTE-10); otherwise callback or closing."""
+    ticket = order.snapshot
+    given = Reply(
+        process=mask(request.process),
+        content=mask(request.content),
+        satisfaction=request.satisfaction,
+        replier=request.replier,
+        replied_at=request.replied_at,
+        network=request.network,
+    )
+    onward = None
+    if request.network is not None:
+        onward = route(desk.pack, ticket, network=request.network, previous_branch=order.branch)
+    rules = ("GDM-T8", *(onward.basis.rules if onward else ()))
+    city = onward.complaint_city if onward is not None else None
+    domain.reply(order, given, actor, now, city, desk.basis(*rules))
+    if onward is not None and onward.redispatch:
+        domain.send(order, onward, desk.paper(ticket), domain.RULES, now)
+        return
+    needed = callback_needed(desk.pack, ticket, given.model_dump())
+    if not needed.needed:
+        end = closing(
+            desk.pack, ticket, outcome=given.satisfaction, accepted_at=ticket.accepted_at, closed_at=now
+        )
+        domain.close(order, given.satisfaction, end, domain.RULES, now, rules=needed.basis.rules)
+
+
+def give_back(desk: Desk, order: WorkOrder, request: Return, actor: str, now: datetime) -> None:
+    """The branch returns it. Where a rule keeps it at a branch (RTE-18) it goes out again at once."""
+    branch = order.branch
+    onward = route(desk.pack, order.snapshot, returned_by=branch, return_reason=request.reason_code)
+    note = mask(request.note) if request.note else None
+    domain.give_back(
+        order, desk.pack, actor, now, request.reason_code, note, redispatched=onward.redispatch
+    )
+    if onward.redispatch:
+        domain.send(order, onward, desk.paper(order.snapshot), domain.RULES, now)
+
+
+def transfer(desk: Desk, order: WorkOrder, request: Transfer, actor: str, now: datetime) -> None:
+    """The branch passes it to another branch."""
+    domain.transfer(order, desk.pack, actor, now, request.to_branch, mask(request.reason))
+    to = Route(
+        branch=request.to_branch,
+        unit=None,
+        complaint_city=request.to_branch,
+        category=None,
+        instruction=order.instruction,
+        redispatch=True,
+        basis=desk.basis("GDM-T11"),
+    )
+    domain.send(order, to, desk.paper(order.snapshot), actor, now)
+
+
+def raise_up(desk: Desk, order: WorkOrder, request: Raise, actor: str, now: datetime) -> None:
+    """To the province, or out to another province: the class changes, and with it the limit (8.3 no. 18)."""
+    mark = class_mark(desk.pack, RAISED if request.to == "province" else SENT_OUT)
+    ticket = assess(desk.pack, order.snapshot, add=(mark,))
+    domain.raise_up(order, actor, now, request.to, mask(request.reason), ticket, (mark,), desk.basis(mark.rule))
+
+
+def urge(desk: Desk, order: WorkOrder, request: Urge, actor: str, now: datetime) -> None:
+    domain.urge(order, actor, now, mask(request.reason), desk.basis("SDM-S7"))
+
+
+def record_callback(desk: Desk, order: WorkOrder, request: CallbackResult, actor: str, now: datetime) -> None:
+    """A callback, and what the pack says follows: close, try again, reopen, or a person decides."""
+    ticket = order.snapshot
+    note = mask(request.note) if request.note else None
+    domain.callback(order, request.outcome, note, actor, now)
+    then = after_callback(
+        desk.pack,
+        outcome=request.outcome,
+        attempts=order.attempts,
+        reopened_count=order.reopened,
+        ticket=ticket,
+    )
+    if then.action == "close":
+        end = closing(desk.pack, ticket, outcome=request.outcome, accepted_at=ticket.accepted_at, closed_at=now)
+        domain.close(order, request.outcome, end, domain.RULES, now, rules=then.basis.rules)
+    elif then.action == "reopen":
+        _send_again(desk, order, domain.RULES, now, f"callback: {request.outcome}", then.basis)
+    else:
+        order.needs_person = then.action == "person"
+
+
+def close(desk: Desk, order: WorkOrder, request: Close, actor: str, now: datetime) -> None:
+    ticket = order.snapshot
+    end = closing(desk.pack, ticket, outcome=request.outcome, accepted_at=ticket.accepted_at, closed_at=now)
+    domain.close(order, request.outcome, end, actor, now, mask(request.note) if request.note else None)
+
+
+def reopen(desk: Desk, order: WorkOrder, request: Reopen, actor: str, now: datetime) -> None:
+    _send_again(desk, order, actor, now, mask(request.reason), desk.basis("GDM-P1"))
+
+
+def _send_again(desk: Desk, order: WorkOrder, actor: str, now: datetime, reason: str, basis: Basis) -> None:
+    to = domain.reopen(order, actor, now, reason, basis)
+    domain.send(order, to, desk.paper(order.snapshot), actor, now)
+
+
+# ---- the same, over HTTP -------------------------------------------------------------------------------------------
+
+
+async def act(
+    desk: Desk,
+    transaction: Transaction,
+    principal: Principal,
+    reference: str,
+    verb: Callable[[WorkOrder, str, datetime], None],
+) -> Any:
+    """Lock the order, do the verb, store and publish. A branch reaches its own orders only."""
+    found = await repository.find(transaction.connection, ticket_reference(reference))
+    if found is None or not may_see(principal, found):
+        raise NotFound("order_not_found", "no order of this number")
+    order = repository.to_order(await repository.lock(transaction.connection, found.ticket_id))
+    principal.must_hold(order.branch)
+    if principal.role is Role.branch and order.status is domain.OrderStatus.raised:
+        raise Conflict("order_raised", "the order was raised; the province answers it")
+    now = desk.clock.now()
+    verb(order, principal.actor, now)
+    transaction.publish_pending(order)
+    await repository.save(transaction.connection, [order], now)
+    return await repository.lock(transaction.connection, order.ticket_id)
+
+
+def may_see(principal: Principal, row: Any) -> bool:
+    return principal.role is not Role.branch or row.branch == principal.scope

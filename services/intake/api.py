@@ -1,0 +1,273 @@
+"""intake over HTTP: parse, one use case, answer."""
+
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import Response
+
+from services.intake import repository, usecases
+from services.intake.domain import TicketStatus
+from services.intake.schemas import (
+    AnswerTicket,
+    Contact,
+    RegisterTicket,
+    SearchTickets,
+    SupplementTicket,
+    TicketAccepted,
+    TicketPage,
+    TicketView,
+    Timeline,
+    TimelineEntry,
+    WithdrawTicket,
+)
+from services.intake.usecases import Desk, Registration, links, may_see
+from shared.contracts.ticket import TicketSnapshot
+from shared.database.engine import Database
+from shared.database.group_commit import GroupCommit
+from shared.errors import NotFound
+from shared.http.auth import Principal, allow
+from shared.http.idempotency import IdempotencyKey, answer_once, request_hash
+from shared.http.paging import Cursor, Limit, cursor_out, read_cursor
+from shared.http.problems import Problem, unavailable
+from shared.http.references import TicketReference, ticket_reference
+from shared.http.keys import Role
+from shared.messaging.relay import Relay
+from shared.telemetry import metrics
+
+FRONT = (Role.front_line, Role.supervisor)
+READERS = (Role.front_line, Role.reviewer, Role.branch, Role.callback, Role.supervisor, Role.ops)
+HANDLERS = (Role.reviewer, Role.branch, Role.callback, Role.supervisor)
+
+NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}
+CONFLICT: dict[int | str, dict[str, Any]] = {404: {"model": Problem}, 409: {"model": Problem}}
+
+
+def routes(
+    desk: Desk,
+    database: Database,
+    registrations: GroupCommit[Registration, bytes],
+    relay: Relay,
+    backlog_limit: int,
+) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["tickets"])
+
+    @router.post(
+        "/tickets",
+        status_code=201,
+        summary="Take a complaint in",
+        response_model=TicketAccepted,
+        responses={400: {"model": Problem}, 413: {"model": Problem}},
+    )
+    async def register(
+        http: Request,
+        request: RegisterTicket,
+        principal: Annotated[Principal, Depends(allow(*FRONT))],
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        """Safe to repeat: with the same `Idempotency-Key`, or the same `channel` and `external_id`, the first answer comes
+        again. 201 is sent only after the ticket is stored for good."""
+        usecases.check_channel(principal, request.channel)
+        usecases.check_known(desk, request)
+        if relay.waiting > backlog_limit:
+            return unavailable("too many events wait for the broker; try again later", "backlog_full")
+        registration = Registration(request, principal, idempotency_key, request_hash(await http.body()))
+        answer = await registrations.submit(registration)
+        metrics.tickets_accepted.inc()
+        return Response(answer, status_code=201, media_type="application/json")
+
+    @router.get("/tickets", summary="Tickets, newest first", response_model=TicketPage)
+    async def tickets(
+        principal: Annotated[Principal, Depends(allow(*READERS))],
+        status: TicketStatus | None = None,
+        channel: Annotated[str | None, Query(max_length=128)] = None,
+        category: Annotated[str | None, Query(max_length=128)] = None,
+        branch: Annotated[str | None, Query(max_length=64)] = None,
+        customer_key: Annotated[str | None, Query(max_length=64)] = None,
+        accepted_since: datetime | None = None,
+        accepted_until: datetime | None = None,
+        cursor: Cursor = None,
+        limit: Limit = 50,
+    ) -> Response:
+        filters = {
+            "status": status,
+            "channel": channel,
+            "category": category,
+            "branch": branch,
+            "customer_key": customer_key,
+            "accepted_since": accepted_since,
+            "accepted_until": accepted_until,
+        }
+        return await _page(principal, filters, read_cursor(cursor), limit)
+
+    @router.post("/tickets:search", summary="A customer's tickets, by phone", response_model=TicketPage)
+    async def search(
+        request: SearchTickets,
+        principal: Annotated[Principal, Depends(allow(Role.front_line, Role.reviewer, Role.supervisor))],
+        cursor: Cursor = None,
+        limit: Limit = 50,
+    ) -> Response:
+        filters = {"customer_key": desk.vault.customer_key(request.phone)}
+        return await _page(principal, filters, read_cursor(cursor), limit)
+
+    async def _page(principal: Principal, filters: dict[str, Any], before: UUID | None, limit: int) -> Response:
+        wanted = {name: value for name, value in filters.items() if value is not None}
+        if principal.role is Role.branch:
+            wanted["branch"] = principal.scope
+        elif principal.role is Role.front_line and principal.scope is not None:
+            wanted["channel"] = principal.scope
+        rows = await database.read(lambda connection: repository.page(connection, wanted, before, limit + 1))
+        following = cursor_out(rows[limit - 1].ticket_id) if len(rows) > limit else None
+        page = TicketPage(items=[_view(row) for row in rows[:limit]], next_cursor=following)
+        return _json(page)
+
+    @router.get(
+        "/tickets/{reference}", summary="A ticket, by number or id", response_model=TicketView, responses=NOT_FOUND
+    )
+    async def ticket(
+        reference: TicketReference, principal: Annotated[Principal, Depends(allow(*READERS))]
+    ) -> Response:
+        return _json(_view(await _find(reference, principal)))
+
+    @router.get(
+        "/tickets/{reference}/timeline",
+        summary="Everything that happened to a ticket, in all services: who, when, why",
+        response_model=Timeline,
+        responses=NOT_FOUND,
+    )
+    async def timeline(
+        reference: TicketReference, principal: Annotated[Principal, Depends(allow(*READERS))]
+    ) -> Response:
+        row = await _find(reference, principal)
+        entries = await database.read(lambda connection: repository.timeline(connection, row.ticket_id))
+        return _json(
+            Timeline(
+                ticket_id=row.ticket_id,
+                ticket_no=row.ticket_no,
+                status=row.status,
+                entries=[
+                    TimelineEntry(
+                        at=e.at, service=e.service, type=e.type, actor=e.actor, rules=e.rules, details=e.details
+                    )
+                    for e in entries
+                ],
+            )
+        )
+
+    @router.get(
+        "/tickets/{reference}/contact",
+        summary="The customer's contact, for who handles the ticket now; every read is recorded",
+        response_model=Contact,
+        responses=NOT_FOUND,
+    )
+    async def contact(
+        reference: TicketReference, principal: Annotated[Principal, Depends(allow(*HANDLERS))]
+    ) -> Response:
+        ticket_no, personal = await database.write(
+            lambda transaction: usecases.read_contact(desk, transaction, principal, ticket_reference(reference))
+        )
+        return _json(
+            Contact(
+                ticket_no=ticket_no,
+                name=personal.name,
+                phone=personal.phone,
+                contact_phone=personal.contact_phone or personal.phone,
+                content=personal.content,
+                address=personal.address,
+            )
+        )
+
+    @router.post(
+        "/tickets/{reference}/supplement",
+        summary="Add what a return asked for",
+        response_model=TicketAccepted,
+        responses=CONFLICT,
+    )
+    async def supplement(
+        http: Request,
+        reference: TicketReference,
+        request: SupplementTicket,
+        principal: Annotated[Principal, Depends(allow(*FRONT))],
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        async def work(transaction: Any) -> tuple[int, bytes]:
+            done = await usecases.supplement_ticket(
+                desk, transaction, principal, ticket_reference(reference), request
+            )
+            return 200, orjson.dumps(done.model_dump())
+
+        return await answer_once(database, principal, idempotency_key, await _hash(http), work)
+
+    @router.post(
+        "/tickets/{reference}/withdraw",
+        summary="The customer takes the complaint back",
+        response_model=TicketAccepted,
+        responses=CONFLICT,
+    )
+    async def withdraw(
+        http: Request,
+        reference: TicketReference,
+        request: WithdrawTicket,
+        principal: Annotated[Principal, Depends(allow(*FRONT))],
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        async def work(transaction: Any) -> tuple[int, bytes]:
+            done = await usecases.withdraw_ticket(desk, transaction, principal, ticket_reference(reference), request)
+            return 200, orjson.dumps(done.model_dump())
+
+        return await answer_once(database, principal, idempotency_key, await _hash(http), work)
+
+    @router.post(
+        "/tickets/{reference}/answer",
+        summary="A first-contact solution",
+        response_model=TicketAccepted,
+        responses=CONFLICT,
+    )
+    async def answer(
+        http: Request,
+        reference: TicketReference,
+        request: AnswerTicket,
+        principal: Annotated[Principal, Depends(allow(*FRONT))],
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        async def work(transaction: Any) -> tuple[int, bytes]:
+            done = await usecases.answer_ticket(desk, transaction, principal, ticket_reference(reference), request)
+            return 200, orjson.dumps(done.model_dump())
+
+        return await answer_once(database, principal, idempotency_key, await _hash(http), work)
+
+    async def _find(reference: str, principal: Principal) -> Any:
+        row = await database.read(lambda connection: repository.find(connection, ticket_reference(reference)))
+        if row is None or not may_see(principal, row):
+            raise NotFound("ticket_not_found", "no ticket of this number")
+        return row
+
+    return router
+
+
+async def _hash(http: Request) -> bytes:
+    return request_hash(http.url.path.encode(), await http.body())
+
+
+def _view(row: Any) -> TicketView:
+    return TicketView(
+        ticket_id=row.ticket_id,
+        ticket_no=row.ticket_no,
+        status=row.status,
+        version=row.version,
+        branch=row.branch,
+        outcome=row.outcome,
+        accepted_at=row.accepted_at,
+        updated_at=row.updated_at,
+        closed_at=row.closed_at,
+        ticket=TicketSnapshot.model_validate(row.snapshot),
+        links=links(row.ticket_no),
+    )
+
+
+def _json(model: Any) -> Response:
+    return Response(model.model_dump_json(), media_type="application/json")
+
+

@@ -1,0 +1,187 @@
+"""The only SQL of intake."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, and_, bindparam, select, text, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.intake.domain import TERMINAL
+from services.intake.tables import ticket_timeline, tickets
+
+TicketRow = Row[Any]
+
+_ENDED = [str(status) for status in TERMINAL]
+
+
+async def numbers_and_time(connection: AsyncConnection, count: int) -> tuple[list[int], datetime]:
+    """As many fresh running numbers as asked for, and the database's time (real, UTC)."""
+    rows = (
+        await connection.execute(
+            text("SELECT nextval('ticket_numbers'), clock_timestamp() FROM generate_series(1, :count)"), {"count": count}
+        )
+    ).all()
+    return [row[0] for row in rows], rows[0][1]
+
+
+async def claim_keys(
+    connection: AsyncConnection, keys: Sequence[tuple[str, str, bytes, bytes]], status: int
+) -> set[tuple[str, str]]:
+    """Store (client, key, hash, answer) where the key is new; the (client, key) pairs that were."""
+    rows = await connection.execute(
+        text(
+            "INSERT INTO idempotency_keys (client, key, request_hash, status, answer)"
+            " SELECT client, key, hash, :status, answer FROM unnest(CAST(:clients AS text[]), CAST(:keys AS text[]),"
+            " CAST(:hashes AS bytea[]), CAST(:answers AS bytea[])) AS given(client, key, hash, answer)"
+            " ON CONFLICT DO NOTHING RETURNING client, key"
+        ),
+        {
+            "status": status,
+            "clients": [key[0] for key in keys],
+            "keys": [key[1] for key in keys],
+            "hashes": [key[2] for key in keys],
+            "answers": [key[3] for key in keys],
+        },
+    )
+    return {(row.client, row.key) for row in rows}
+
+
+async def set_answer(connection: AsyncConnection, client: str, key: str, answer: bytes) -> None:
+    await connection.execute(
+        text("UPDATE idempotency_keys SET answer = :answer WHERE client = :client AND key = :key"),
+        {"client": client, "key": key, "answer": answer},
+    )
+
+
+async def kept_answers(
+    connection: AsyncConnection, keys: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], tuple[bytes, bytes]]:
+    """(client, key) → (request hash, answer)."""
+    rows = await connection.execute(
+        text(
+            "SELECT client, key, request_hash, answer FROM idempotency_keys"
+            " JOIN unnest(CAST(:clients AS text[]), CAST(:keys AS text[])) AS wanted(client, key) USING (client, key)"
+        ),
+        {"clients": [key[0] for key in keys], "keys": [key[1] for key in keys]},
+    )
+    return {(row.client, row.key): (bytes(row.request_hash), bytes(row.answer)) for row in rows}
+
+
+async def by_external_ids(
+    connection: AsyncConnection, pairs: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], TicketRow]:
+    rows = await connection.execute(
+        select(tickets.c.channel, tickets.c.external_id, tickets.c.ticket_id, tickets.c.ticket_no, tickets.c.request_hash)
+        .where(tuple_(tickets.c.channel, tickets.c.external_id).in_(pairs))
+    )
+    return {(row.channel, row.external_id): row for row in rows}
+
+
+async def open_of_customers(connection: AsyncConnection, customer_keys: Iterable[str]) -> list[TicketRow]:
+    """Open tickets of these customers, oldest first."""
+    rows = await connection.execute(
+        select(tickets.c.customer_key, tickets.c.category, tickets.c.ticket_id, tickets.c.ticket_no)
+        .where(tickets.c.customer_key == text("ANY(:keys)"), tickets.c.status.not_in(_ENDED))
+        .order_by(tickets.c.ticket_id),
+        {"keys": list(set(customer_keys))},
+    )
+    return list(rows.all())
+
+
+async def insert_tickets(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    await connection.execute(tickets.insert(), [dict(row) for row in rows])
+
+
+async def add_timeline(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    await connection.execute(ticket_timeline.insert(), [dict(row) for row in rows])
+
+
+async def find(connection: AsyncConnection, reference: UUID | str) -> TicketRow | None:
+    """By id or by number."""
+    column = tickets.c.ticket_id if isinstance(reference, UUID) else tickets.c.ticket_no
+    return (await connection.execute(select(tickets).where(column == reference))).first()
+
+
+async def lock(connection: AsyncConnection, ticket_id: UUID) -> TicketRow:
+    return (await connection.execute(select(tickets).where(tickets.c.ticket_id == ticket_id).with_for_update())).one()
+
+
+async def lock_many(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> dict[UUID, TicketRow]:
+    """In id order, so that two writers never wait for each other in a circle."""
+    rows = await connection.execute(
+        select(
+            tickets.c.ticket_id,
+            tickets.c.status,
+            tickets.c.review_status,
+            tickets.c.order_status,
+            tickets.c.branch,
+            tickets.c.outcome,
+            tickets.c.category,
+            tickets.c.urgency_rank,
+            tickets.c.closed_at,
+        )
+        .where(tickets.c.ticket_id == text("ANY(:ids)"))
+        .order_by(tickets.c.ticket_id)
+        .with_for_update(),
+        {"ids": list(ticket_ids)},
+    )
+    return {row.ticket_id: row for row in rows}
+
+
+async def save(connection: AsyncConnection, ticket_id: UUID, **values: Any) -> None:
+    await connection.execute(update(tickets).where(tickets.c.ticket_id == ticket_id).values(**values))
+
+
+_SAVE_PICTURE = (
+    update(tickets)
+    .where(tickets.c.ticket_id == bindparam("id"))
+    .values(
+        status=bindparam("new_status"),
+        review_status=bindparam("new_review_status"),
+        order_status=bindparam("new_order_status"),
+        branch=bindparam("new_branch"),
+        outcome=bindparam("new_outcome"),
+        urgency_rank=bindparam("new_urgency_rank"),
+        updated_at=bindparam("new_updated_at"),
+        closed_at=bindparam("new_closed_at"),
+    )
+)
+
+
+async def save_pictures(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    await connection.execute(_SAVE_PICTURE, [dict(row) for row in rows])
+
+
+async def save_snapshots(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    await connection.execute(
+        update(tickets)
+        .where(tickets.c.ticket_id == bindparam("id"))
+        .values(snapshot=bindparam("new_snapshot"), category=bindparam("new_category")),
+        [dict(row) for row in rows],
+    )
+
+
+async def page(
+    connection: AsyncConnection, filters: Mapping[str, Any], before: UUID | None, limit: int
+) -> list[TicketRow]:
+    """Newest first, below the cursor `before`."""
+    conditions = [tickets.c[name] == value for name, value in filters.items() if name in tickets.c]
+    if (since := filters.get("accepted_since")) is not None:
+        conditions.append(tickets.c.accepted_at >= since)
+    if (until := filters.get("accepted_until")) is not None:
+        conditions.append(tickets.c.accepted_at < until)
+    if before is not None:
+        conditions.append(tickets.c.ticket_id < before)
+    query = select(tickets).where(and_(True, *conditions)).order_by(tickets.c.ticket_id.desc()).limit(limit)
+    return list((await connection.execute(query)).all())
+
+
+async def timeline(connection: AsyncConnection, ticket_id: UUID) -> list[TicketRow]:
+    query = (
+        select(ticket_timeline)
+        .where(ticket_timeline.c.ticket_id == ticket_id)
+        .order_by(ticket_timeline.c.at, ticket_timeline.c.event_id)
+    )
+    return list((await connection.execute(query)).all())

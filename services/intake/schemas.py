@@ -1,0 +1,190 @@
+"""Requests and answers of intake's API. Times need an offset; amounts are yuan; texts are bounded."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from services.intake.domain import TicketStatus
+from shared.contracts.ticket import Element, TicketSnapshot
+
+Code = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.:\-]+$")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=8000, strip_whitespace=True)]
+ShortText = Annotated[str, StringConstraints(min_length=1, max_length=256, strip_whitespace=True)]
+Phone = Annotated[str, StringConstraints(pattern=r"^\+?[0-9][0-9 \-]{4,18}[0-9]$")]
+ElementValue = Annotated[str, StringConstraints(max_length=2000)] | int | float | bool | None
+
+
+class Request(BaseModel):
+    """A misspelt field is refused, so that nothing a customer said is dropped unseen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CustomerIn(Request):
+    phone: Phone = Field(description="the number complained about (GDM-T6)")
+    name: ShortText | None = None
+    tier: Code = "ordinary"
+    brand: Code | None = None
+    home_city: ShortText | None = Field(default=None, description="branch id, city name or area code")
+    group_rating: Annotated[str, StringConstraints(max_length=8)] | None = None
+
+
+class PlaceIn(Request):
+    city: ShortText | None = None
+    district: ShortText | None = None
+    address: Annotated[str, StringConstraints(max_length=512)] | None = None
+    longitude: float | None = Field(default=None, ge=-180, le=180)
+    latitude: float | None = Field(default=None, ge=-90, le=90)
+
+
+class AgentIn(Request):
+    id: Code
+    centre: ShortText
+
+
+class RegisterTicket(Request):
+    """A complaint as the front line posts it."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "channel": "hall",
+                    "kind": "complaint",
+                    "category": "network.coverage.indoor",
+                    "customer": {"phone": "13800000000", "tier": "ordinary", "brand": "easyown", "home_city": "jinan"},
+                    "content": "家里信号差,打电话经常断线,希望尽快处理。",
+                    "place": {"city": "jinan", "district": "历下区", "address": "泉城路附近"},
+                    "elements": {"location": "泉城路附近", "since": "三天前"},
+                }
+            ]
+        },
+    )
+
+    channel: Code
+    external_id: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    kind: Code
+    category: Code
+    customer: CustomerIn
+    contact_phone: Phone | None = None
+    contact_suspended_at: AwareDatetime | None = None
+    content: Text
+    occurred_at: AwareDatetime | None = None
+    place: PlaceIn | None = None
+    elements: dict[Code, ElementValue] = Field(default_factory=dict, max_length=64)
+    amount: Decimal | None = Field(default=None, ge=0, max_digits=12, decimal_places=2)
+    agent: AgentIn | None = None
+    call_serial: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9\-]+$")] | None = None
+    flags: list[Code] = Field(default_factory=list, max_length=32)
+
+
+class SupplementTicket(Request):
+    """What the agent adds to a returned ticket; a field left out stays as it was."""
+
+    content: Text | None = Field(default=None, description="appended to the content")
+    contact_phone: Phone | None = None
+    contact_suspended_at: AwareDatetime | None = None
+    occurred_at: AwareDatetime | None = None
+    place: PlaceIn | None = None
+    elements: dict[Code, ElementValue] = Field(default_factory=dict, max_length=64)
+    amount: Decimal | None = Field(default=None, ge=0, max_digits=12, decimal_places=2)
+    call_serial: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9\-]+$")] | None = None
+    flags: list[Code] | None = Field(default=None, max_length=32)
+    note: ShortText | None = None
+
+
+class WithdrawTicket(Request):
+    reason: ShortText
+
+
+class AnswerTicket(Request):
+    """A first-contact solution."""
+
+    answer: Text
+
+
+class SearchTickets(Request):
+    """In a body, so that a phone number never stands in a URL."""
+
+    phone: Phone
+
+
+class Links(BaseModel):
+    self: str
+    timeline: str
+
+
+class TicketAccepted(BaseModel):
+    """The first answer to a registration."""
+
+    ticket_id: UUID
+    ticket_no: str
+    status: TicketStatus
+    version: int
+    links: Links
+
+
+class TicketView(BaseModel):
+    """A ticket as everyone who may see it sees it: text masked, no phone, no name."""
+
+    ticket_id: UUID
+    ticket_no: str
+    status: TicketStatus
+    version: int
+    branch: str | None
+    outcome: str | None
+    accepted_at: datetime
+    updated_at: datetime
+    closed_at: datetime | None
+    ticket: TicketSnapshot
+    links: Links
+
+
+class TicketPage(BaseModel):
+    """Newest first. `next_cursor` is None on the last page."""
+
+    items: list[TicketView]
+    next_cursor: str | None
+
+
+class TimelineEntry(BaseModel):
+    at: datetime
+    service: str
+    type: str
+    actor: str
+    rules: list[str]
+    details: dict[str, Any]
+
+
+class Timeline(BaseModel):
+    ticket_id: UUID
+    ticket_no: str
+    status: TicketStatus
+    entries: list[TimelineEntry]
+
+
+class Contact(BaseModel):
+    """Personal data, for whoever handles the ticket now. Each read is written into the ticket's timeline."""
+
+    ticket_no: str
+    name: str | None
+    phone: str
+    contact_phone: str
+    content: str
+    address: str | None
+
+
+class Personal(BaseModel):
+    """What is sealed in `tickets.personal`."""
+
+    phone: str
+    name: str | None = None
+    contact_phone: str | None = None
+    content: str
+    address: str | None = None
+    elements: dict[str, Element] = {}

@@ -1,0 +1,195 @@
+"""The only SQL of review."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, bindparam, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.review.domain import OPINION, ApprovalStatus, Review, ReviewStatus
+from services.review.tables import approvals, reviews
+from shared.contracts.review import Finding
+from shared.contracts.ticket import TicketSnapshot
+
+ReviewRow = Row[Any]
+
+
+def to_review(row: ReviewRow) -> Review:
+    return Review(
+        ticket_id=row.ticket_id,
+        version=row.version,
+        ticket=TicketSnapshot.model_validate(row.snapshot),
+        status=ReviewStatus(row.status),
+        round=row.round,
+        priority=row.priority,
+        findings=tuple(Finding.model_validate(finding) for finding in row.findings),
+        proposed_reason=row.proposed_reason,
+        claimed_by=row.claimed_by,
+        opened_at=row.opened_at,
+    )
+
+
+async def lock_many(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> dict[UUID, Review]:
+    """In id order."""
+    rows = await connection.execute(
+        select(reviews)
+        .where(reviews.c.ticket_id == text("ANY(:ids)"))
+        .order_by(reviews.c.ticket_id)
+        .with_for_update(),
+        {"ids": list(ticket_ids)},
+    )
+    return {row.ticket_id: to_review(row) for row in rows}
+
+
+async def find(connection: AsyncConnection, reference: UUID | str) -> ReviewRow | None:
+    column = reviews.c.ticket_id if isinstance(reference, UUID) else reviews.c.ticket_no
+    return (await connection.execute(select(reviews).where(column == reference))).first()
+
+
+async def lock(connection: AsyncConnection, ticket_id: UUID) -> ReviewRow:
+    return (await connection.execute(select(reviews).where(reviews.c.ticket_id == ticket_id).with_for_update())).one()
+
+
+_UPDATE = (
+    update(reviews)
+    .where(reviews.c.ticket_id == bindparam("id"))
+    .values({name: bindparam(f"new_{name}") for name in reviews.c.keys() if name not in ("ticket_id", "ticket_no", "claimed_until")})
+)
+
+
+async def save(connection: AsyncConnection, changed: Sequence[Review], now: datetime) -> None:
+    """Insert what is new, update the rest, and store the opinions asked for."""
+    fresh = [_values(review, now) | {"ticket_id": review.ticket_id, "ticket_no": review.ticket_no} for review in changed if review.is_new]
+    if fresh:
+        await connection.execute(reviews.insert(), fresh)
+    old = [
+        {"id": review.ticket_id} | {f"new_{name}": value for name, value in _values(review, now).items()}
+        for review in changed
+        if not review.is_new
+    ]
+    if old:
+        await connection.execute(_UPDATE, old)
+    asked = [
+        {
+            "approval_id": opinion.approval_id,
+            "ticket_id": review.ticket_id,
+            "ticket_no": review.ticket_no,
+            "kind": OPINION,
+            "status": ApprovalStatus.requested,
+            "requested_by": opinion.requested_by,
+            "requested_at": opinion.requested_at,
+        }
+        for review in changed
+        for opinion in review.opinions
+    ]
+    if asked:
+        await connection.execute(approvals.insert(), asked)
+
+
+def _values(review: Review, now: datetime) -> dict[str, Any]:
+    return {
+        "status": review.status,
+        "round": review.round,
+        "snapshot": review.ticket.model_dump(mode="json", exclude_none=True),
+        "urgency_rank": review.ticket.urgency.rank,
+        "priority": review.priority,
+        "findings": [finding.model_dump(exclude_none=True) for finding in review.findings],
+        "proposed_reason": review.proposed_reason,
+        "claimed_by": review.claimed_by,
+        "version": review.version,
+        "opened_at": review.opened_at,
+        "updated_at": now,
+    }
+
+
+async def claim_next(connection: AsyncConnection, actor: str, seconds: int, count: int) -> list[ReviewRow]:
+    """Lease the most urgent reviews that nobody holds; leases run in real database time."""
+    rows = await connection.execute(
+        text(
+            "UPDATE reviews SET claimed_by = :actor, claimed_until = clock_timestamp() + make_interval(secs => :seconds)"
+            " WHERE ticket_id IN (SELECT ticket_id FROM reviews WHERE status = 'waiting'"
+            " AND (claimed_by IS NULL OR claimed_until < clock_timestamp())"
+            " ORDER BY priority DESC, urgency_rank, opened_at LIMIT :count FOR UPDATE SKIP LOCKED) RETURNING *"
+        ),
+        {"actor": actor, "seconds": seconds, "count": count},
+    )
+    return sorted(rows.all(), key=lambda row: (-row.priority, row.urgency_rank, row.opened_at))
+
+
+async def claim(connection: AsyncConnection, ticket_id: UUID, actor: str, seconds: int) -> ReviewRow | None:
+    """Lease one review; None when another holds it or it does not wait."""
+    rows = await connection.execute(
+        text(
+            "UPDATE reviews SET claimed_by = :actor, claimed_until = clock_timestamp() + make_interval(secs => :seconds)"
+            " WHERE ticket_id = :id AND status = 'waiting'"
+            " AND (claimed_by IS NULL OR claimed_by = :actor OR claimed_until < clock_timestamp()) RETURNING *"
+        ),
+        {"actor": actor, "seconds": seconds, "id": ticket_id},
+    )
+    return rows.first()
+
+
+async def release(connection: AsyncConnection, ticket_id: UUID, actor: str) -> bool:
+    result = await connection.execute(
+        update(reviews)
+        .where(reviews.c.ticket_id == ticket_id, reviews.c.claimed_by == actor)
+        .values(claimed_by=None, claimed_until=None)
+    )
+    return result.rowcount == 1
+
+
+async def held_by_another(connection: AsyncConnection, ticket_id: UUID, actor: str) -> bool:
+    row = await connection.execute(
+        select(reviews.c.ticket_id).where(
+            reviews.c.ticket_id == ticket_id,
+            reviews.c.claimed_by.is_not(None),
+            reviews.c.claimed_by != actor,
+            reviews.c.claimed_until >= func.clock_timestamp(),
+        )
+    )
+    return row.first() is not None
+
+
+async def queue(connection: AsyncConnection, limit: int) -> tuple[list[ReviewRow], int]:
+    """The most urgent that wait, and how many wait in all."""
+    waiting = reviews.c.status == ReviewStatus.waiting
+    rows = await connection.execute(
+        select(reviews)
+        .where(waiting)
+        .order_by(reviews.c.priority.desc(), reviews.c.urgency_rank, reviews.c.opened_at)
+        .limit(limit)
+    )
+    count = await connection.execute(select(func.count()).select_from(reviews).where(waiting))
+    return list(rows.all()), count.scalar_one()
+
+
+async def open_approval(connection: AsyncConnection, ticket_id: UUID) -> bool:
+    row = await connection.execute(
+        select(approvals.c.approval_id).where(
+            approvals.c.ticket_id == ticket_id, approvals.c.status == ApprovalStatus.requested
+        )
+    )
+    return row.first() is not None
+
+
+async def find_approval(connection: AsyncConnection, approval_id: UUID) -> ReviewRow | None:
+    return (await connection.execute(select(approvals).where(approvals.c.approval_id == approval_id))).first()
+
+
+async def decide_approval(
+    connection: AsyncConnection, approval_id: UUID, status: ApprovalStatus, opinion: str, actor: str, now: datetime
+) -> bool:
+    """False when it was decided before."""
+    result = await connection.execute(
+        update(approvals)
+        .where(approvals.c.approval_id == approval_id, approvals.c.status == ApprovalStatus.requested)
+        .values(status=status, opinion=opinion, decided_by=actor, decided_at=now)
+    )
+    return result.rowcount == 1
+
+
+async def list_approvals(connection: AsyncConnection, status: ApprovalStatus, limit: int) -> list[ReviewRow]:
+    query = select(approvals).where(approvals.c.status == status).order_by(approvals.c.requested_at).limit(limit)
+    return list((await connection.execute(query)).all())

@@ -1,0 +1,43 @@
+"""The command line of every service: `python -m services.<name> [--roles …]`, and `migrate`."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable
+
+import uvloop
+from pydantic import ValidationError
+
+from shared.database.migrations import upgrade
+from shared.service import ROLES, Service
+from shared.settings import S, from_environment
+from shared.telemetry.logs import configure_logging
+
+
+def main(name: str, settings_model: type[S], build: Callable[[S], Service]) -> None:
+    """Run a service, or its migrations. Exits with 2 when a setting is missing or wrong, naming it."""
+    parser = argparse.ArgumentParser(prog=f"python -m services.{name}")
+    parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
+    parser.add_argument("--roles", default=",".join(ROLES), help="which roles run in this process (default: all)")
+    arguments = parser.parse_args()
+    roles = arguments.roles.split(",")
+    if unknown := set(roles) - set(ROLES):
+        parser.error(f"unknown role {sorted(unknown)[0]!r}; known: {', '.join(ROLES)}")
+    try:
+        settings = from_environment(settings_model)
+    except ValidationError as error:
+        prefix = settings_model.model_config.get("env_prefix", "")
+        for item in error.errors(include_input=False, include_url=False):
+            variable = prefix + "_".join(str(step) for step in item["loc"]).upper()
+            print(f"{variable}: {item['msg']}", file=sys.stderr)
+        sys.exit(2)
+    configure_logging(name, settings.log_level)
+    if arguments.command == "migrate":
+        upgrade(name, settings.database_url.get_secret_value())
+        return
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(build, settings, roles))
+
+
+async def _serve(build: Callable[[S], Service], settings: S, roles: list[str]) -> None:
+    await build(settings).run(roles)
