@@ -11,6 +11,8 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 import chinese_calendar  # type: ignore[import-untyped]
 
 SATURDAY = 5
+CALENDAR_YEARS = (2004, 2035)
+"""Years asked of the package; those it lacks are left out."""
 SEARCH_LIMIT = timedelta(days=400)
 ZERO = timedelta(0)
 

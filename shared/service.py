@@ -146,7 +146,7 @@ class Service:
         tasks = [asyncio.ensure_future(work()) for work in background]
         serving = asyncio.ensure_future(server.serve()) if server is not None else None
         stopping = asyncio.ensure_future(self._stop.wait())
-        watched = [*tasks, stopping, *([serving] if serving else [])]
+        watched: list[asyncio.Future[Any]] = [*tasks, stopping, *([serving] if serving else [])]
         done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
         if server is not None and serving is not None:
             server.should_exit = True
@@ -241,7 +241,7 @@ class Service:
         except Transient:
             return "unknown: the database does not answer"
         if figures.oldest_seconds > self.settings.ready_outbox_age_seconds:
-            return f"{figures.count} events wait, the oldest for {figures.oldest_seconds:.0f} s"
+            return f"{figures.waiting} events wait, the oldest for {figures.oldest_seconds:.0f} s"
         return None
 
     async def _check_consumer(self) -> str | None:

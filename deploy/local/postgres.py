@@ -89,9 +89,16 @@ class Postgres:
         )
 
     def initialise(self) -> bool:
-        """Make the data folder unless it is there already; returns whether it was made."""
+        """Fill the data folder unless that was done before; returns whether it was done now.
+
+        It is filled under another name first, so that an interrupted initdb is never taken for a whole one.
+        """
         if (self.folder / "PG_VERSION").exists():
             return False
+        fresh = self.folder.with_name(f"{self.folder.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+        _hand_over(fresh, self.account)
         password_file = self.folder.with_name("postgres.password")
         password_file.unlink(missing_ok=True)
         try:
@@ -101,13 +108,14 @@ class Postgres:
             _hand_over(password_file, self.account)
             words = ["initdb", "--username", SUPERUSER, "--pwfile", str(password_file), "--auth=scram-sha-256"]
             words += ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
-            words += ["--data-checksums", "--pgdata", str(self.folder)]
+            words += ["--data-checksums", "--pgdata", str(fresh)]
             result = _run(words, self.account)
         finally:
             password_file.unlink(missing_ok=True)
         if result.returncode != 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(fresh, ignore_errors=True)
             raise StartFailed(f"initdb failed:\n{result.stdout}")
+        fresh.rename(self.folder)
         return True
 
     async def clear_leftovers(self) -> None:

@@ -23,7 +23,7 @@ SETTLED_SECONDS = 10.0
 DEATHS_BEFORE_FIRST_READY = 4
 POLL_SECONDS = 0.05
 LOG_LIMIT_BYTES = 20_000_000
-LOG_TAIL_LINES = 15
+LOG_TAIL_LINES = 40
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 PROJECT = Path(__file__).parents[2]

@@ -95,9 +95,7 @@ def routes(desk: Desk, database: Database) -> APIRouter:
             http, principal, idempotency_key, reference, lambda o, who, now: usecases.accept(desk, o, who, now)
         )
 
-    @router.post(
-        "/orders/{reference}/progress", summary="Tell of a step", response_model=OrderView, responses=CONFLICT
-    )
+    @router.post("/orders/{reference}/progress", summary="Tell of a step", response_model=OrderView, responses=CONFLICT)
     async def progress(
         http: Request,
         reference: TicketReference,
@@ -106,7 +104,11 @@ def routes(desk: Desk, database: Database) -> APIRouter:
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         return await act(
-            http, principal, idempotency_key, reference, lambda o, who, now: usecases.progress(desk, o, request, who, now)
+            http,
+            principal,
+            idempotency_key,
+            reference,
+            lambda o, who, now: usecases.progress(desk, o, request, who, now),
         )
 
     @router.post(
@@ -127,7 +129,10 @@ def routes(desk: Desk, database: Database) -> APIRouter:
         )
 
     @router.post(
-        "/orders/{reference}/return", summary="Give it back, with a reason", response_model=OrderView, responses=CONFLICT
+        "/orders/{reference}/return",
+        summary="Give it back, with a reason",
+        response_model=OrderView,
+        responses=CONFLICT,
     )
     async def give_back(
         http: Request,
@@ -145,7 +150,10 @@ def routes(desk: Desk, database: Database) -> APIRouter:
         )
 
     @router.post(
-        "/orders/{reference}/transfer", summary="Pass it to another branch", response_model=OrderView, responses=CONFLICT
+        "/orders/{reference}/transfer",
+        summary="Pass it to another branch",
+        response_model=OrderView,
+        responses=CONFLICT,
     )
     async def transfer(
         http: Request,
@@ -155,7 +163,11 @@ def routes(desk: Desk, database: Database) -> APIRouter:
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         return await act(
-            http, principal, idempotency_key, reference, lambda o, who, now: usecases.transfer(desk, o, request, who, now)
+            http,
+            principal,
+            idempotency_key,
+            reference,
+            lambda o, who, now: usecases.transfer(desk, o, request, who, now),
         )
 
     @router.post(
@@ -169,7 +181,11 @@ def routes(desk: Desk, database: Database) -> APIRouter:
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         return await act(
-            http, principal, idempotency_key, reference, lambda o, who, now: usecases.raise_up(desk, o, request, who, now)
+            http,
+            principal,
+            idempotency_key,
+            reference,
+            lambda o, who, now: usecases.raise_up(desk, o, request, who, now),
         )
 
     @router.post(
@@ -221,7 +237,9 @@ def routes(desk: Desk, database: Database) -> APIRouter:
             http, principal, idempotency_key, reference, lambda o, who, now: usecases.close(desk, o, request, who, now)
         )
 
-    @router.post("/orders/{reference}/reopen", summary="Send it out again", response_model=OrderView, responses=CONFLICT)
+    @router.post(
+        "/orders/{reference}/reopen", summary="Send it out again", response_model=OrderView, responses=CONFLICT
+    )
     async def reopen(
         http: Request,
         reference: TicketReference,

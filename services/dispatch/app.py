@@ -5,7 +5,7 @@ from services.dispatch.consumers import DispatchProjection
 from services.dispatch.settings import Settings
 from services.dispatch.tables import plumbing
 from services.dispatch.usecases import Desk
-from shared.calendar import WorkingCalendar, published_days
+from shared.calendar import CALENDAR_YEARS, WorkingCalendar, package_days
 from shared.policy import load_pack
 from shared.service import Service
 
@@ -15,11 +15,9 @@ def build(settings: Settings) -> Service:
         "dispatch", settings, plumbing.outbox, about="Sends each ticket to its branch and brings it back to its closing"
     )
     pack = load_pack(settings.policy_pack)
-    days, published_through = published_days()
-    calendar = WorkingCalendar(days, pack.working_hours, pack.tz, published_through)
+    days = {day: worked for day, worked, _ in package_days(*CALENDAR_YEARS)}
+    calendar = WorkingCalendar(days, pack.working_hours, pack.tz, max(days))
     desk = Desk(pack, calendar, service.clock, settings.intake_url.rstrip("/"), settings.public_url.rstrip("/"))
     service.routes(api.routes(desk, service.database))
     service.consume(DispatchProjection(desk))
     return service
-
-

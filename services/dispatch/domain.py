@@ -210,9 +210,7 @@ def progress(
     if contacted_at is not None and contacted_at > now:
         raise Invalid("contacted_in_future", "the talk cannot be later than now", pointer="/contacted_at")
     branch = _require(order, IN_HAND, "progressed")
-    order.record(
-        OrderProgressed(branch=branch, note=note, contacted_at=contacted_at, marks=given, actor=actor), now
-    )
+    order.record(OrderProgressed(branch=branch, note=note, contacted_at=contacted_at, marks=given, actor=actor), now)
 
 
 def reply(order: WorkOrder, given: Reply, actor: str, now: datetime, complaint_city: str | None, basis: Basis) -> None:
@@ -220,7 +218,9 @@ def reply(order: WorkOrder, given: Reply, actor: str, now: datetime, complaint_c
     missing = [name for name in ("process", "content", "replier") if not getattr(given, name).strip()]
     if missing:
         raise Invalid(
-            "reply_incomplete", f"GDM-T8 asks for five elements; empty: {', '.join(missing)}", pointer=f"/reply/{missing[0]}"
+            "reply_incomplete",
+            f"GDM-T8 asks for five elements; empty: {', '.join(missing)}",
+            pointer=f"/reply/{missing[0]}",
         )
     branch = _require(order, IN_HAND, "replied")
     order.status = OrderStatus.replied
@@ -229,7 +229,9 @@ def reply(order: WorkOrder, given: Reply, actor: str, now: datetime, complaint_c
     order.needs_person = False
     order.complaint_city = complaint_city or order.complaint_city
     order.record(
-        OrderReplied(branch=branch, reply=given, complaint_city=order.complaint_city or branch, basis=basis, actor=actor),
+        OrderReplied(
+            branch=branch, reply=given, complaint_city=order.complaint_city or branch, basis=basis, actor=actor
+        ),
         now,
     )
 
@@ -331,9 +333,7 @@ def escalate(
         order.record_for_branch(event, now, order.branch)
 
 
-def callback(
-    order: WorkOrder, outcome: Satisfaction, note: str | None, actor: str, now: datetime
-) -> None:
+def callback(order: WorkOrder, outcome: Satisfaction, note: str | None, actor: str, now: datetime) -> None:
     """Store a callback as it was (8.2); what follows is the pack's, see `after`."""
     _require(order, frozenset({OrderStatus.replied}), "called back")
     order.attempts += 1
@@ -384,9 +384,7 @@ def reopen(order: WorkOrder, actor: str, now: datetime, reason: str, basis: Basi
     order.closed_at = None
     order.outcome = None
     order.record(
-        TicketReopened(
-            ticket_no=order.ticket_no, reason=reason, round=order.round + 1, basis=basis, actor=actor
-        ),
+        TicketReopened(ticket_no=order.ticket_no, reason=reason, round=order.round + 1, basis=basis, actor=actor),
         now,
     )
     return Route(
@@ -423,5 +421,3 @@ def _require(order: WorkOrder, allowed: Iterable[OrderStatus], what: str) -> str
         raise Conflict("order_state", f"an order that is {order.status} cannot be {what}")
     order.changed = True
     return order.branch or ""
-
-

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Row, and_, bindparam, func, select, text, update
+from sqlalchemy import and_, bindparam, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.dispatch.domain import IN_HAND, OrderStatus, WorkOrder
@@ -13,7 +13,7 @@ from services.dispatch.tables import callbacks, work_orders
 from shared.contracts.dispatch import Label, Reply
 from shared.contracts.ticket import TicketSnapshot
 
-OrderRow = Row[Any]
+OrderRow: TypeAlias = Any
 
 _FIXED = ("ticket_id", "ticket_no")
 
@@ -69,7 +69,7 @@ async def lock(connection: AsyncConnection, ticket_id: UUID) -> OrderRow:
 _UPDATE = (
     update(work_orders)
     .where(work_orders.c.ticket_id == bindparam("id"))
-    .values({name: bindparam(f"new_{name}") for name in work_orders.c.keys() if name not in _FIXED})  # noqa: SIM118
+    .values({name: bindparam(f"new_{name}") for name in work_orders.c.keys() if name not in _FIXED})
 )
 
 

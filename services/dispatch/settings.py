@@ -11,4 +11,6 @@ class Settings(ServiceSettings):
 
     http_port: int = 8003
     intake_url: str = Field(default="http://127.0.0.1:8001", description="where branches reach intake, for order links")
-    public_url: str = Field(default="http://127.0.0.1:8003", description="where branches reach dispatch, for order links")
+    public_url: str = Field(
+        default="http://127.0.0.1:8003", description="where branches reach dispatch, for order links"
+    )

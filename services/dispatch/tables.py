@@ -1,6 +1,19 @@
 """The tables of dispatch."""
 
-from sqlalchemy import Boolean, CheckConstraint, Column, DateTime, Index, Integer, MetaData, SmallInteger, Table, Text, Uuid, text
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from services.dispatch.domain import OrderStatus

@@ -59,7 +59,13 @@ class Desk:
 
 
 def dispatch_approved(
-    desk: Desk, order: WorkOrder, ticket: TicketSnapshot, chosen: str | None, note: str | None, actor: str, now: datetime
+    desk: Desk,
+    order: WorkOrder,
+    ticket: TicketSnapshot,
+    chosen: str | None,
+    note: str | None,
+    actor: str,
+    now: datetime,
 ) -> None:
     """Route an approved ticket and send it out; a branch that a reviewer chose overrules the rules."""
     order.ticket = ticket
@@ -107,9 +113,7 @@ def reply(desk: Desk, order: WorkOrder, request: ReplyIn, actor: str, now: datet
         return
     needed = callback_needed(desk.pack, ticket, given.model_dump())
     if not needed.needed:
-        end = closing(
-            desk.pack, ticket, outcome=given.satisfaction, accepted_at=ticket.accepted_at, closed_at=now
-        )
+        end = closing(desk.pack, ticket, outcome=given.satisfaction, accepted_at=ticket.accepted_at, closed_at=now)
         domain.close(order, given.satisfaction, end, domain.RULES, now, rules=needed.basis.rules)
 
 
@@ -118,9 +122,7 @@ def give_back(desk: Desk, order: WorkOrder, request: Return, actor: str, now: da
     branch = order.branch
     onward = route(desk.pack, order.snapshot, returned_by=branch, return_reason=request.reason_code)
     note = mask(request.note) if request.note else None
-    domain.give_back(
-        order, desk.pack, actor, now, request.reason_code, note, redispatched=onward.redispatch
-    )
+    domain.give_back(order, desk.pack, actor, now, request.reason_code, note, redispatched=onward.redispatch)
     if onward.redispatch:
         domain.send(order, onward, desk.paper(order.snapshot), domain.RULES, now)
 

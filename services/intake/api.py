@@ -30,10 +30,10 @@ from shared.database.group_commit import GroupCommit
 from shared.errors import NotFound
 from shared.http.auth import Principal, allow
 from shared.http.idempotency import IdempotencyKey, answer_once, request_hash
+from shared.http.keys import Role
 from shared.http.paging import Cursor, Limit, cursor_out, read_cursor
 from shared.http.problems import Problem, unavailable
 from shared.http.references import TicketReference, ticket_reference
-from shared.http.keys import Role
 from shared.messaging.relay import Relay
 from shared.telemetry import metrics
 
@@ -126,9 +126,7 @@ def routes(
     @router.get(
         "/tickets/{reference}", summary="A ticket, by number or id", response_model=TicketView, responses=NOT_FOUND
     )
-    async def ticket(
-        reference: TicketReference, principal: Annotated[Principal, Depends(allow(*READERS))]
-    ) -> Response:
+    async def ticket(reference: TicketReference, principal: Annotated[Principal, Depends(allow(*READERS))]) -> Response:
         return _json(_view(await _find(reference, principal)))
 
     @router.get(
@@ -193,9 +191,7 @@ def routes(
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         async def work(transaction: Any) -> tuple[int, bytes]:
-            done = await usecases.supplement_ticket(
-                desk, transaction, principal, ticket_reference(reference), request
-            )
+            done = await usecases.supplement_ticket(desk, transaction, principal, ticket_reference(reference), request)
             return 200, orjson.dumps(done.model_dump())
 
         return await answer_once(database, principal, idempotency_key, await _hash(http), work)
@@ -269,5 +265,3 @@ def _view(row: Any) -> TicketView:
 
 def _json(model: Any) -> Response:
     return Response(model.model_dump_json(), media_type="application/json")
-
-

@@ -4,7 +4,7 @@ from services.intake import api, usecases
 from services.intake.consumers import Intake
 from services.intake.settings import Settings
 from services.intake.tables import plumbing
-from services.intake.usecases import Desk
+from services.intake.usecases import Desk, Registration
 from shared.database.group_commit import GroupCommit
 from shared.policy import load_pack
 from shared.privacy import Vault
@@ -15,11 +15,9 @@ def build(settings: Settings) -> Service:
     service = Service("intake", settings, plumbing.outbox, about="Takes complaints in and shows what became of them")
     vault = Vault(settings.data_key.get_secret_value(), settings.index_key.get_secret_value())
     desk = Desk(load_pack(settings.policy_pack), vault, service.clock)
-    registrations = GroupCommit(
+    registrations: GroupCommit[Registration, bytes] = GroupCommit(
         service.database, lambda transaction, items: usecases.register_tickets(desk, transaction, items)
     )
-    service.routes(
-        api.routes(desk, service.database, registrations, service.relay, settings.outbox_backlog_limit)
-    )
+    service.routes(api.routes(desk, service.database, registrations, service.relay, settings.outbox_backlog_limit))
     service.consume(Intake(service.clock))
     return service

@@ -29,7 +29,13 @@ TERMINAL = frozenset({TicketStatus.closed, TicketStatus.answered, TicketStatus.m
 FINAL_HERE = frozenset({TicketStatus.answered, TicketStatus.withdrawn, TicketStatus.merged})
 
 ANSWERABLE = frozenset(
-    {TicketStatus.registered, TicketStatus.in_review, TicketStatus.returned, TicketStatus.approved, TicketStatus.dispatched}
+    {
+        TicketStatus.registered,
+        TicketStatus.in_review,
+        TicketStatus.returned,
+        TicketStatus.approved,
+        TicketStatus.dispatched,
+    }
 )
 
 # What each event says about the part of the picture that its publisher owns. Review and dispatch are not ordered

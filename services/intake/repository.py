@@ -2,16 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Row, and_, bindparam, select, text, tuple_, update
+from sqlalchemy import and_, bindparam, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.intake.domain import TERMINAL
 from services.intake.tables import ticket_timeline, tickets
 
-TicketRow = Row[Any]
+TicketRow: TypeAlias = Any
 
 _ENDED = [str(status) for status in TERMINAL]
 
@@ -20,7 +20,8 @@ async def numbers_and_time(connection: AsyncConnection, count: int) -> tuple[lis
     """As many fresh running numbers as asked for, and the database's time (real, UTC)."""
     rows = (
         await connection.execute(
-            text("SELECT nextval('ticket_numbers'), clock_timestamp() FROM generate_series(1, :count)"), {"count": count}
+            text("SELECT nextval('ticket_numbers'), clock_timestamp() FROM generate_series(1, :count)"),
+            {"count": count},
         )
     ).all()
     return [row[0] for row in rows], rows[0][1]
@@ -73,8 +74,9 @@ async def by_external_ids(
     connection: AsyncConnection, pairs: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], TicketRow]:
     rows = await connection.execute(
-        select(tickets.c.channel, tickets.c.external_id, tickets.c.ticket_id, tickets.c.ticket_no, tickets.c.request_hash)
-        .where(tuple_(tickets.c.channel, tickets.c.external_id).in_(pairs))
+        select(
+            tickets.c.channel, tickets.c.external_id, tickets.c.ticket_id, tickets.c.ticket_no, tickets.c.request_hash
+        ).where(tuple_(tickets.c.channel, tickets.c.external_id).in_(pairs))
     )
     return {(row.channel, row.external_id): row for row in rows}
 

@@ -50,7 +50,9 @@ tickets = Table(
     Column("updated_at", Time, nullable=False),
     Column("closed_at", Time),
     CheckConstraint(f"status IN ({', '.join(repr(str(status)) for status in TicketStatus)})", name="status_known"),
-    Index("uq_tickets_external", "channel", "external_id", unique=True, postgresql_where=text("external_id IS NOT NULL")),
+    Index(
+        "uq_tickets_external", "channel", "external_id", unique=True, postgresql_where=text("external_id IS NOT NULL")
+    ),
     Index("ix_tickets_customer", "customer_key", "ticket_id"),
 )
 

@@ -146,7 +146,9 @@ async def register_tickets(
     numbers, real_now = await repository.numbers_and_time(connection, len(registrations))
     now = desk.clock.business(real_now)
     firsts = _first_of_each(registrations, results)
-    drafts = {index: _draft(desk, registrations[index], number, now) for index, number in zip(firsts, numbers, strict=False)}
+    drafts = {
+        index: _draft(desk, registrations[index], number, now) for index, number in zip(firsts, numbers, strict=False)
+    }
 
     await _drop_known_keys(connection, drafts, results)
     await _drop_known_externals(connection, drafts, results)
@@ -529,9 +531,7 @@ async def answer_ticket(
     must_allow_answer(TicketStatus(row.status))
     rules = ("RTE-01",)
     basis = Basis(pack=desk.pack.id, version=desk.pack.version, rules=rules)
-    event = TicketAnswered(
-        ticket_no=row.ticket_no, answer=mask(request.answer), basis=basis, actor=principal.actor
-    )
+    event = TicketAnswered(ticket_no=row.ticket_no, answer=mask(request.answer), basis=basis, actor=principal.actor)
     return await _end(desk, transaction, row, event, TicketStatus.answered, rules, {"answer": event.answer})
 
 

@@ -61,9 +61,7 @@ def routes(desk: Desk, database: Database) -> APIRouter:
         rows, waiting = await database.read(lambda connection: repository.queue(connection, limit))
         return ReviewPage(items=[review_view(row) for row in rows], waiting=waiting)
 
-    @router.post(
-        "/reviews:claim", summary="Take the most urgent reviews that nobody holds", response_model=ReviewPage
-    )
+    @router.post("/reviews:claim", summary="Take the most urgent reviews that nobody holds", response_model=ReviewPage)
     async def claim_next(request: ClaimNext, principal: Reviewer) -> ReviewPage:
         """A claim lapses by itself, so that a review is never stuck with somebody who went home."""
         rows = await database.write(
@@ -78,15 +76,11 @@ def routes(desk: Desk, database: Database) -> APIRouter:
             raise NotFound("review_not_found", "no review of this ticket")
         return review_view(row)
 
-    @router.post(
-        "/reviews/{reference}/claim", summary="Take one review", response_model=ReviewView, responses=CONFLICT
-    )
+    @router.post("/reviews/{reference}/claim", summary="Take one review", response_model=ReviewView, responses=CONFLICT)
     async def claim(
         http: Request, reference: TicketReference, principal: Reviewer, idempotency_key: IdempotencyKey = None
     ) -> Response:
-        return await act(
-            http, principal, idempotency_key, lambda tx: usecases.claim(desk, tx, principal, reference)
-        )
+        return await act(http, principal, idempotency_key, lambda tx: usecases.claim(desk, tx, principal, reference))
 
     @router.post(
         "/reviews/{reference}/release", summary="Give a claim up", response_model=ReviewView, responses=CONFLICT

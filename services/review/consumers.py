@@ -117,5 +117,3 @@ class ReviewProjection:
         if data.adds and review.status is domain.ReviewStatus.waiting:
             review.ticket = assess(self._desk.pack, review.ticket, add=data.adds)
             review.changed = True
-
-

@@ -16,8 +16,8 @@ from shared.contracts.review import (
 )
 from shared.contracts.ticket import Basis, TicketRef, TicketSnapshot
 from shared.errors import Conflict
-from shared.subject import Subject
 from shared.policy import Verdict
+from shared.subject import Subject
 
 RULES = "rules"
 MAJOR = "major"
@@ -81,9 +81,7 @@ def decide(review: Review, verdict: Verdict, now: datetime) -> None:
     if verdict.outcome == "approve":
         approve(review, RULES, verdict.basis, now, automatic=True)
     elif verdict.outcome == "return":
-        give_back(
-            review, RULES, verdict.basis, now, verdict.reason_code or "", missing=verdict.missing, automatic=True
-        )
+        give_back(review, RULES, verdict.basis, now, verdict.reason_code or "", missing=verdict.missing, automatic=True)
     else:
         hold(review, verdict.findings, verdict.reason_code, verdict.basis, now)
 
@@ -96,9 +94,7 @@ def hold(
     review.findings = findings
     review.proposed_reason = proposed_reason
     review.opened_at = now
-    review.record(
-        ReviewHeld(ticket_no=review.ticket_no, round=review.round, findings=findings, basis=basis), now
-    )
+    review.record(ReviewHeld(ticket_no=review.ticket_no, round=review.round, findings=findings, basis=basis), now)
 
 
 def approve(
@@ -227,9 +223,7 @@ def ask_opinion(review: Review, approval_id: UUID, actor: str, basis: Basis, now
     review.opinions.append(OpinionRequest(approval_id, actor, now))
     review.changed = True
     review.record(
-        ApprovalRequested(
-            ticket_no=review.ticket_no, approval_id=approval_id, kind=OPINION, basis=basis, actor=actor
-        ),
+        ApprovalRequested(ticket_no=review.ticket_no, approval_id=approval_id, kind=OPINION, basis=basis, actor=actor),
         now,
     )
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, func, select, text, update
+from sqlalchemy import bindparam, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.review.domain import OPINION, ApprovalStatus, Review, ReviewStatus
@@ -13,7 +13,7 @@ from services.review.tables import approvals, reviews
 from shared.contracts.review import Finding
 from shared.contracts.ticket import TicketSnapshot
 
-ReviewRow = Row[Any]
+ReviewRow: TypeAlias = Any
 
 
 def to_review(row: ReviewRow) -> Review:
@@ -34,10 +34,7 @@ def to_review(row: ReviewRow) -> Review:
 async def lock_many(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> dict[UUID, Review]:
     """In id order."""
     rows = await connection.execute(
-        select(reviews)
-        .where(reviews.c.ticket_id == text("ANY(:ids)"))
-        .order_by(reviews.c.ticket_id)
-        .with_for_update(),
+        select(reviews).where(reviews.c.ticket_id == text("ANY(:ids)")).order_by(reviews.c.ticket_id).with_for_update(),
         {"ids": list(ticket_ids)},
     )
     return {row.ticket_id: to_review(row) for row in rows}
@@ -55,13 +52,23 @@ async def lock(connection: AsyncConnection, ticket_id: UUID) -> ReviewRow:
 _UPDATE = (
     update(reviews)
     .where(reviews.c.ticket_id == bindparam("id"))
-    .values({name: bindparam(f"new_{name}") for name in reviews.c.keys() if name not in ("ticket_id", "ticket_no", "claimed_until")})
+    .values(
+        {
+            name: bindparam(f"new_{name}")
+            for name in reviews.c.keys()
+            if name not in ("ticket_id", "ticket_no", "claimed_until")
+        }
+    )
 )
 
 
 async def save(connection: AsyncConnection, changed: Sequence[Review], now: datetime) -> None:
     """Insert what is new, update the rest, and store the opinions asked for."""
-    fresh = [_values(review, now) | {"ticket_id": review.ticket_id, "ticket_no": review.ticket_no} for review in changed if review.is_new]
+    fresh = [
+        _values(review, now) | {"ticket_id": review.ticket_id, "ticket_no": review.ticket_no}
+        for review in changed
+        if review.is_new
+    ]
     if fresh:
         await connection.execute(reviews.insert(), fresh)
     old = [

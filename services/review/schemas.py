@@ -40,7 +40,9 @@ class Reclassify(Request):
 
 
 class Merge(Request):
-    into: Annotated[str, StringConstraints(min_length=10, max_length=64)] = Field(description="the earlier ticket's number")
+    into: Annotated[str, StringConstraints(min_length=10, max_length=64)] = Field(
+        description="the earlier ticket's number"
+    )
     note: Note | None = None
 
 

@@ -10,4 +10,6 @@ class Settings(ServiceSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="REVIEW_")
 
     http_port: int = 8002
-    claim_seconds: int = Field(default=900, ge=1, description="how long a claimed review is kept from others, real time")
+    claim_seconds: int = Field(
+        default=900, ge=1, description="how long a claimed review is kept from others, real time"
+    )

@@ -1,6 +1,18 @@
 """The tables of review."""
 
-from sqlalchemy import CheckConstraint, Column, DateTime, Index, Integer, MetaData, SmallInteger, Table, Text, Uuid, text
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from services.review.domain import ApprovalStatus, ReviewStatus

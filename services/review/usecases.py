@@ -50,24 +50,18 @@ async def release(transaction: Transaction, principal: Principal, reference: str
     return await repository.lock(transaction.connection, row.ticket_id)
 
 
-async def approve(
-    desk: Desk, transaction: Transaction, principal: Principal, reference: str, request: Approve
-) -> Any:
+async def approve(desk: Desk, transaction: Transaction, principal: Principal, reference: str, request: Approve) -> Any:
     """Ready to dispatch; `branch` overrules the routing rules."""
     if request.branch is not None and request.branch not in desk.pack.branch_by_id:
         raise Invalid("unknown_branch", f"{request.branch!r} is not a branch of the pack", pointer="/branch")
     review = await _mine(transaction, principal, reference)
     note = mask(request.note) if request.note else None
     rules = ("SDM-R0",)
-    domain.approve(
-        review, principal.actor, desk.basis(*rules), desk.clock.now(), branch=request.branch, note=note
-    )
+    domain.approve(review, principal.actor, desk.basis(*rules), desk.clock.now(), branch=request.branch, note=note)
     return await _save(desk, transaction, review)
 
 
-async def give_back(
-    desk: Desk, transaction: Transaction, principal: Principal, reference: str, request: Return
-) -> Any:
+async def give_back(desk: Desk, transaction: Transaction, principal: Principal, reference: str, request: Return) -> Any:
     """Return to the agent with a coded reason (domain 4.1)."""
     reason = return_reason(desk.pack, request.reason_code)
     if reason is None:
@@ -98,12 +92,8 @@ async def reclassify(
         marks.append(class_mark(desk.pack, code))
     review = await _mine(transaction, principal, reference)
     was_major = review.is_major
-    kept = tuple(
-        mark for mark in review.ticket.classes if mark.code not in request.remove_classes
-    )
-    draft = review.ticket.model_copy(
-        update={"category": request.category or review.ticket.category, "classes": kept}
-    )
+    kept = tuple(mark for mark in review.ticket.classes if mark.code not in request.remove_classes)
+    draft = review.ticket.model_copy(update={"category": request.category or review.ticket.category, "classes": kept})
     ticket = assess(desk.pack, draft, add=marks)
     now = desk.clock.now()
     domain.reclassify(review, ticket, principal.actor, desk.basis("SDM-R0b"), now)
@@ -149,9 +139,7 @@ async def decide_opinion(
     now = desk.clock.now()
     status = ApprovalStatus.granted if request.granted else ApprovalStatus.refused
     opinion = mask(request.opinion)
-    if not await repository.decide_approval(
-        transaction.connection, approval_id, status, opinion, principal.actor, now
-    ):
+    if not await repository.decide_approval(transaction.connection, approval_id, status, opinion, principal.actor, now):
         raise Conflict("approval_decided", "this approval was decided before")
     event = ApprovalGranted if request.granted else ApprovalRefused
     review.record(

@@ -258,5 +258,3 @@ class TicketReopened(Contract):
     round: int
     basis: Basis
     actor: str
-
-

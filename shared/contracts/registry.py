@@ -49,5 +49,6 @@ _MODELS: tuple[EventModel, ...] = (
 
 MODELS: dict[str, EventModel] = {model.TYPE: model for model in _MODELS}  # type: ignore[attr-defined]
 COMMANDS = frozenset(
-    model.TYPE for model in (branch.AcceptOrder, branch.ProgressOrder, branch.ReplyOrder, branch.ReturnOrder, branch.TransferOrder)
+    model.TYPE
+    for model in (branch.AcceptOrder, branch.ProgressOrder, branch.ReplyOrder, branch.ReturnOrder, branch.TransferOrder)
 )

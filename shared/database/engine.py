@@ -103,12 +103,12 @@ class Transaction:
     def publish_pending(self, subject: Subject) -> None:
         """Put everything the subject recorded into the outbox."""
         for item in subject.pending:
-            self.publish(
-                item.event, subject=subject.ticket_id, version=item.version, time=item.time, topic=item.topic
-            )
+            self.publish(item.event, subject=subject.ticket_id, version=item.version, time=item.time, topic=item.topic)
         subject.pending.clear()
 
-    def publish_raw(self, *, topic: str, key: UUID, headers: list[tuple[str, str]], payload: bytes, at: datetime) -> None:
+    def publish_raw(
+        self, *, topic: str, key: UUID, headers: list[tuple[str, str]], payload: bytes, at: datetime
+    ) -> None:
         """Put a record into the outbox as it is (a dead letter keeps its original bytes)."""
         self._outgoing.append(
             {
@@ -200,5 +200,7 @@ def is_transient(error: BaseException) -> bool:
         return True
     if isinstance(error, DBAPIError):
         state = getattr(error.orig, "sqlstate", None) or ""
-        return error.connection_invalidated or state.startswith(_AWAY_STATES) or (not state and isinstance(error, _AWAY))
+        return (
+            error.connection_invalidated or state.startswith(_AWAY_STATES) or (not state and isinstance(error, _AWAY))
+        )
     return isinstance(error, _AWAY)

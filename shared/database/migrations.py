@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from alembic import command, context
+from alembic import command, context, op
 from alembic.config import Config
 from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -25,6 +25,13 @@ def config(service: str, url: str) -> Config:
     return settings
 
 
+def run_script(script: str) -> None:
+    """Execute the statements of a migration one by one (the driver takes one at a time). Each ends with `;` at a line's end."""
+    for statement in script.split(";\n"):
+        if statement.strip():
+            op.execute(statement)
+
+
 def run_environment(metadata: MetaData) -> None:
     """What each service's `migrations/env.py` does."""
     asyncio.run(_run(context.config.attributes["url"], metadata))
@@ -42,9 +49,7 @@ def _migrate(connection: Connection, metadata: MetaData) -> None:
     connection.execute(text(f"SELECT pg_advisory_lock({LOCK_KEY})"))
     connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
     connection.commit()
-    context.configure(
-        connection=connection, target_metadata=metadata, include_name=_ours, compare_server_default=False
-    )
+    context.configure(connection=connection, target_metadata=metadata, include_name=_ours, compare_server_default=False)
     with context.begin_transaction():
         context.run_migrations()
 

@@ -61,7 +61,9 @@ async def answer_once(
         if claimed.rowcount == 0:
             row = (
                 await connection.execute(
-                    text("SELECT request_hash, status, answer FROM idempotency_keys WHERE client = :client AND key = :key"),
+                    text(
+                        "SELECT request_hash, status, answer FROM idempotency_keys WHERE client = :client AND key = :key"
+                    ),
                     {"client": principal.key_id, "key": key},
                 )
             ).one()
@@ -70,7 +72,9 @@ async def answer_once(
             return row.status, bytes(row.answer)
         status, answer = await work(transaction)
         await connection.execute(
-            text("UPDATE idempotency_keys SET status = :status, answer = :answer WHERE client = :client AND key = :key"),
+            text(
+                "UPDATE idempotency_keys SET status = :status, answer = :answer WHERE client = :client AND key = :key"
+            ),
             {"client": principal.key_id, "key": key, "status": status, "answer": answer},
         )
         return status, answer

@@ -72,7 +72,7 @@ class Guard:
         except BodyTooLarge as error:
             if not begun:
                 answer = problem(413, "body_too_large", error.detail, headers=dict(error.headers or {}))
-                await answer(scope, receive, noted)  # type: ignore[arg-type]
+                await answer(scope, receive, noted)
         finally:
             route = getattr(scope.get("route"), "path", "none")
             metrics.http_requests.labels(scope["method"], route, str(status)).inc()

@@ -190,9 +190,7 @@ class Consumer(Generic[State]):
                 await inbox.set_position(transaction.connection, partition.topic, partition.partition, position)
             now = await transaction.now()
             for topic in sorted(set(since) - {CONTROL, BRANCH_REPLIES}):
-                request = ReplayRequested(
-                    topic=topic, since=since[topic], requested_by=self._service, reason=reason
-                )
+                request = ReplayRequested(topic=topic, since=since[topic], requested_by=self._service, reason=reason)
                 transaction.publish(request, subject=new_id(), version=1, time=now)
             await self._projection.on_new_log(transaction)
 
@@ -317,9 +315,7 @@ class Consumer(Generic[State]):
                 version = batch.versions.get(stream, 0) + 1
                 for old in [old for old in held if old < version]:
                     self._unpark(batch, stream, old)
-                if (record := held.get(version)) is not None and self._try(
-                    batch, state, decode(record, self._wanted)
-                ):
+                if (record := held.get(version)) is not None and self._try(batch, state, decode(record, self._wanted)):
                     self._unpark(batch, stream, version)
                     moved = True
 
@@ -476,5 +472,3 @@ def _subject(record: Record) -> UUID:
         return UUID((record.key or b"").decode())
     except ValueError:
         return new_id()
-
-

@@ -13,7 +13,7 @@ PARTITION = "outbox_p"
 class Backlog(NamedTuple):
     """Unpublished events: how many (counted up to a bound), and the age of the oldest in real seconds."""
 
-    count: int
+    waiting: int
     oldest_seconds: float
 
 

@@ -1,8 +1,8 @@
 """What a service does with a batch of events; `consumer.py` drives it inside one transaction.
 
-    state = await projection.load(transaction, events)     all touched rows at once, locked in id order
-    projection.apply(state, event)                         pure; raises NotYet, DomainError or Poison, changing nothing
-    await projection.save(transaction, state)              all changes at once, and the events they cause
+state = await projection.load(transaction, events)     all touched rows at once, locked in id order
+projection.apply(state, event)                         pure; raises NotYet, DomainError or Poison, changing nothing
+await projection.save(transaction, state)              all changes at once, and the events they cause
 """
 
 from collections.abc import Sequence

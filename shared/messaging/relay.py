@@ -41,8 +41,7 @@ _UNPUBLISHED = text(
     " clock_timestamp() AS read_at FROM outbox WHERE published_at IS NULL ORDER BY id LIMIT :batch"
 )
 _MARK = text(
-    "UPDATE outbox SET published_at = clock_timestamp()"
-    " WHERE id = ANY(:ids) AND created_at BETWEEN :first AND :last"
+    "UPDATE outbox SET published_at = clock_timestamp() WHERE id = ANY(:ids) AND created_at BETWEEN :first AND :last"
 )
 
 
@@ -196,8 +195,8 @@ class Relay:
         while True:
             try:
                 figures = await self._database.read(lambda connection: backlog(connection, BACKLOG_COUNT_BOUND))
-                self.waiting = figures.count
-                metrics.outbox_backlog.set(figures.count)
+                self.waiting = figures.waiting
+                metrics.outbox_backlog.set(figures.waiting)
                 metrics.outbox_oldest_seconds.set(figures.oldest_seconds)
                 if loop.time() >= next_partitions:
                     await self.keep_partitions()

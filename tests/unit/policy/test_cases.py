@@ -104,9 +104,7 @@ def _closing(given: TicketSnapshot, situation: Situation) -> Answer:
 def _batch(given: TicketSnapshot, situation: Situation) -> Answer:
     count = situation["ordinary"] + situation["vip"]
     step = timedelta(minutes=situation["minutes"]) / (count - 1)
-    complaints = [
-        Complaint(UUID(int=i + 1), f"c{i}", i >= situation["ordinary"], NOW + step * i) for i in range(count)
-    ]
+    complaints = [Complaint(UUID(int=i + 1), f"c{i}", i >= situation["ordinary"], NOW + step * i) for i in range(count)]
     return {"members": len(batch_members(pack(), complaints))}
 
 

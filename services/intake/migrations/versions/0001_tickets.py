@@ -1,8 +1,7 @@
 """Tickets, their timeline, and the plumbing."""
 
-from alembic import op
-
 from shared.database import plumbing_0001
+from shared.database.migrations import run_script
 
 revision = "0001_tickets"
 down_revision = None
@@ -52,5 +51,5 @@ CREATE TABLE ticket_timeline (
 
 
 def upgrade() -> None:
-    op.execute(plumbing_0001.STATEMENTS)
-    op.execute(STATEMENTS)
+    run_script(plumbing_0001.STATEMENTS)
+    run_script(STATEMENTS)

@@ -1,8 +1,7 @@
 """Reviews, approvals, and the plumbing."""
 
-from alembic import op
-
 from shared.database import plumbing_0001
+from shared.database.migrations import run_script
 
 revision = "0001_reviews"
 down_revision = None
@@ -46,5 +45,5 @@ CREATE UNIQUE INDEX uq_approvals_requested ON approvals (ticket_id, kind) WHERE 
 
 
 def upgrade() -> None:
-    op.execute(plumbing_0001.STATEMENTS)
-    op.execute(STATEMENTS)
+    run_script(plumbing_0001.STATEMENTS)
+    run_script(STATEMENTS)
