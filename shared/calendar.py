@@ -8,7 +8,7 @@ statutory holidays are computed; after `published_through`, what rests on them i
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
-import chinese_calendar  # type: ignore[import-untyped]
+import chinese_calendar
 
 SATURDAY = 5
 CALENDAR_YEARS = (2004, 2035)

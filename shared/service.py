@@ -143,9 +143,9 @@ class Service:
                     await closing.close()
 
     async def _serve(self, server: Server | None, background: list[Callable[[], Awaitable[None]]]) -> None:
-        tasks = [asyncio.ensure_future(work()) for work in background]
+        tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(work()) for work in background]
         serving = asyncio.ensure_future(server.serve()) if server is not None else None
-        stopping = asyncio.ensure_future(self._stop.wait())
+        stopping: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
         watched: list[asyncio.Future[Any]] = [*tasks, stopping, *([serving] if serving else [])]
         done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
         if server is not None and serving is not None:
@@ -154,8 +154,8 @@ class Service:
                 await asyncio.wait_for(asyncio.shield(serving), self.settings.drain_seconds)
         for task in tasks:
             task.cancel()
-        await asyncio.wait([*tasks, stopping], timeout=self.settings.drain_seconds) if tasks else None
         stopping.cancel()
+        await asyncio.wait([*tasks, stopping], timeout=self.settings.drain_seconds)
         for task in done:
             if task is not stopping and not task.cancelled() and (error := task.exception()) is not None:
                 raise error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 FIRST_COMPLAINT = {
-    "channel": "hall",
+    "channel": "service_hall",
     "kind": "complaint",
     "category": "network.coverage.indoor",
     "customer": {"phone": "13800000000", "tier": "ordinary", "brand": "easyown", "home_city": "jinan"},

@@ -9,12 +9,14 @@ in place before that, so that whoever can connect finds both.
 """
 
 import argparse
+import contextlib
 import ctypes
 import os
 import signal
 import socket
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import confluent_kafka
@@ -28,6 +30,7 @@ BROKER_ID = 1
 BACKLOG = 256
 HIGHEST_DESCRIPTOR = 256
 FLUSH_SECONDS = 5.0
+KNOCK_SECONDS = 0.01
 
 
 def load_library() -> ctypes.CDLL:
@@ -68,6 +71,30 @@ def listening_descriptor(port: int) -> int:
     raise RuntimeError(f"no socket of this process listens on port {port}")
 
 
+@contextlib.contextmanager
+def kept_awake(ports: Iterable[int]) -> Iterator[None]:
+    """Knock on these ports all the while.
+
+    The broker's thread sometimes sleeps through a call from outside, and then takes it up only after its own second;
+    a connection always wakes it.
+    """
+    over = threading.Event()
+
+    def knock() -> None:
+        while not over.wait(KNOCK_SECONDS):
+            for port in ports:
+                with contextlib.suppress(OSError):
+                    socket.create_connection((HOST, port), timeout=1).close()
+
+    thread = threading.Thread(target=knock, name="knock", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def write_incarnation(bootstrap: str) -> str:
     """Write the identity of this log as the first and only record of its topic; returns it."""
     identity = str(uuid.uuid4())
@@ -96,19 +123,21 @@ def start_broker(port: int, partitions: Mapping[str, int]) -> str:
     cluster = handle and library.rd_kafka_mock_cluster_new(handle, 1)
     if not cluster:
         raise RuntimeError(f"librdkafka has no mock cluster to offer: {error.value.decode()}")
-    library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0)
-    for name, count in partitions.items():
-        if library.rd_kafka_mock_topic_create(cluster, name.encode(), count, 1) != 0:
-            raise RuntimeError(f"the broker refused to create the topic {name}")
-    bootstrap = library.rd_kafka_mock_cluster_bootstraps(cluster).decode()
-    identity = write_incarnation(bootstrap)
+    bootstrap: str = library.rd_kafka_mock_cluster_bootstraps(cluster).decode()
+    own_port = int(bootstrap.rpartition(":")[2])
+    with kept_awake((own_port, port)):
+        library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0)
+        for name, count in partitions.items():
+            if library.rd_kafka_mock_topic_create(cluster, name.encode(), count, 1) != 0:
+                raise RuntimeError(f"the broker refused to create the topic {name}")
+        identity = write_incarnation(bootstrap)
 
-    library.rd_kafka_mock_broker_set_host_port(cluster, BROKER_ID, HOST.encode(), port)
-    listener.listen(BACKLOG)
-    os.dup2(listener.fileno(), listening_descriptor(int(bootstrap.rpartition(":")[2])))
-    listener.close()
-    # Any call wakes the broker's thread, which is still waiting on the socket that is gone.
-    library.rd_kafka_mock_broker_set_host_port(cluster, BROKER_ID, HOST.encode(), port)
+        library.rd_kafka_mock_broker_set_host_port(cluster, BROKER_ID, HOST.encode(), port)
+        listener.listen(BACKLOG)
+        os.dup2(listener.fileno(), listening_descriptor(own_port))
+        listener.close()
+        # The thread still waits on the socket that is gone; any call makes it look at the new one.
+        library.rd_kafka_mock_broker_set_host_port(cluster, BROKER_ID, HOST.encode(), port)
     return identity
 
 

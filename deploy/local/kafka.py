@@ -161,7 +161,7 @@ def _made(folder: Path) -> Path:
 
 
 def _run(words: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 - our own command line
+    return subprocess.run(
         words,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -100,7 +100,7 @@ def main() -> None:
         if arguments.reach:
             os.listdir(arguments.reach)
         die_with(arguments.parent, arguments.orphan_signal)
-        os.execvp(arguments.command[0], arguments.command)  # noqa: S606 - the command is the runner's own
+        os.execvp(arguments.command[0], arguments.command)
     except OSError as error:
         print(f"cannot start {arguments.command[0]}: {error}", file=sys.stderr)
         sys.exit(EXIT_CANNOT)

@@ -27,7 +27,7 @@ from deploy.local.supervisor import Account, Program, StartFailed, launch_comman
 SUPERUSER = "gongdan"
 RECOVERY_SECONDS = 300.0
 STOP_SECONDS = 30.0
-PATIENCE_SECONDS = 3.0
+PATIENCE_SECONDS = 10.0
 LEFTOVER_SECONDS = 30.0
 INITDB_SECONDS = 120
 SETTINGS = {
@@ -82,7 +82,7 @@ class Postgres:
             account=self.account,
             ready=self.answers,
             ready_seconds=RECOVERY_SECONDS,
-            before_start=self.clear_leftovers,
+            before_start=lambda: clear_leftovers(self.folder),
             stop_signal=signal.SIGINT,
             stop_seconds=STOP_SECONDS,
             orphan_signal=signal.SIGINT,
@@ -117,23 +117,6 @@ class Postgres:
             raise StartFailed(f"initdb failed:\n{result.stdout}")
         fresh.rename(self.folder)
         return True
-
-    async def clear_leftovers(self) -> None:
-        """End server processes of an earlier run in this folder, then remove the lock file they left.
-
-        After kill -9 the lock file names a process id that may by now belong to something else, and PostgreSQL
-        would refuse to start.
-        """
-        began = time.monotonic()
-        while leftovers := server_processes(self.folder):
-            waited = time.monotonic() - began
-            if waited > PATIENCE_SECONDS:
-                for pid in leftovers:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGQUIT if waited < LEFTOVER_SECONDS else signal.SIGKILL)
-            await asyncio.sleep(0.1)
-        if sys.platform == "linux":
-            (self.folder / "postmaster.pid").unlink(missing_ok=True)
 
     async def ensure_databases(self, passwords: Mapping[str, str]) -> None:
         """Give each service the database `gongdan_<service>`, owned by a login role of the same name."""
@@ -198,6 +181,24 @@ def choose_account(folder: Path) -> Account | None:
     raise StartFailed("PostgreSQL does not run as root, and root can become nobody else here: use a plain user")
 
 
+async def clear_leftovers(folder: Path) -> None:
+    """End server processes of an earlier run in this folder, then remove the lock file they left.
+
+    After kill -9 the lock file names a process id that may by now belong to something else, and PostgreSQL
+    would refuse to start.
+    """
+    began = time.monotonic()
+    while leftovers := server_processes(folder):
+        waited = time.monotonic() - began
+        if waited > PATIENCE_SECONDS:
+            for pid in leftovers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGQUIT if waited < LEFTOVER_SECONDS else signal.SIGKILL)
+        await asyncio.sleep(0.1)
+    if sys.platform == "linux":
+        (folder / "postmaster.pid").unlink(missing_ok=True)
+
+
 def server_processes(folder: Path) -> list[int]:
     """PostgreSQL processes of this data folder, which is their working directory. Linux only, elsewhere empty."""
     found = []
@@ -221,7 +222,7 @@ def _run(words: list[str], account: Account | None, reach: Path | None = None) -
     """Run one of the binaries to its end, as the account."""
     command = (str(binaries() / words[0]), *words[1:])
     program = Program(words[0], command, account=account)
-    return subprocess.run(  # noqa: S603 - our own command line
+    return subprocess.run(
         launch_command(program, reach),
         env=PLAIN_ENVIRONMENT,
         stdin=subprocess.DEVNULL,

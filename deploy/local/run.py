@@ -226,6 +226,7 @@ def main() -> None:
     try:
         with claim_folder(options.data):
             (options.data / "run.json").unlink(missing_ok=True)
+            asyncio.run(postgres.clear_leftovers(options.data / "postgres"))
             check_ports(options.ports())
             code = asyncio.run(run(options))
     except (CannotRun, ClockRefused) as refusal:

@@ -196,15 +196,26 @@ def _draft(desk: Desk, registration: Registration, number: int, now: datetime) -
     ticket_id = new_id()
     local_day = now.astimezone(ZoneInfo(desk.pack.timezone)).strftime("%Y%m%d")
     ticket_no = f"T{local_day}-{number:07d}"
-    answer = TicketAccepted(
-        ticket_id=ticket_id, ticket_no=ticket_no, status=TicketStatus.registered, version=1, links=links(ticket_no)
-    )
+    answer = first_answer(ticket_id, ticket_no)
     return _Draft(
         registration,
         ticket_id,
         ticket_no,
         desk.vault.customer_key(registration.request.customer.phone),
-        orjson.dumps(answer.model_dump()),
+        answer,
+    )
+
+
+def first_answer(ticket_id: UUID, ticket_no: str) -> bytes:
+    """`TicketAccepted` of a registration, the same whenever it is given again."""
+    return orjson.dumps(
+        {
+            "ticket_id": ticket_id,
+            "ticket_no": ticket_no,
+            "status": TicketStatus.registered,
+            "version": 1,
+            "links": {"self": f"/v1/tickets/{ticket_no}", "timeline": f"/v1/tickets/{ticket_no}/timeline"},
+        }
     )
 
 
@@ -248,14 +259,7 @@ async def _drop_known_externals(connection: Any, drafts: dict[int, _Draft], resu
                 "external_id_reused", "this channel used the external_id for another complaint", pointer="/external_id"
             )
             continue
-        first = TicketAccepted(
-            ticket_id=row.ticket_id,
-            ticket_no=row.ticket_no,
-            status=TicketStatus.registered,
-            version=1,
-            links=links(row.ticket_no),
-        )
-        results[index] = answer = orjson.dumps(first.model_dump())
+        results[index] = answer = first_answer(row.ticket_id, row.ticket_no)
         if registration.idempotency_key is not None:
             await repository.set_answer(connection, registration.principal.key_id, registration.idempotency_key, answer)
 

@@ -2,7 +2,10 @@
 
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import cache
 from typing import Any
+
+from prometheus_client import Counter, Histogram
 
 from starlette.exceptions import HTTPException
 
@@ -75,5 +78,15 @@ class Guard:
                 await answer(scope, receive, noted)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            metrics.http_requests.labels(scope["method"], route, str(status)).inc()
-            metrics.http_seconds.labels(route).observe(time.perf_counter() - started)
+            _counter(scope["method"], route, status).inc()
+            _histogram(route).observe(time.perf_counter() - started)
+
+
+@cache
+def _counter(method: str, route: str, status: int) -> Counter:
+    return metrics.http_requests.labels(method, route, str(status))
+
+
+@cache
+def _histogram(route: str) -> Histogram:
+    return metrics.http_seconds.labels(route)

@@ -126,8 +126,9 @@ class Consumer(Generic[State]):
                         await asyncio.sleep(BACKOFF_SECONDS)
                         continue
                     await self._take_batch()
-                except OffsetOutOfRangeError:
-                    await self._start_again(list(self._positions), "the log no longer holds the next record")
+                except OffsetOutOfRangeError as error:
+                    lost = [partition for partition in error.args[0] if partition in self._positions]
+                    await self._start_again(lost, "the log no longer holds the next record")
                 except OwnershipLost:
                     log.info("a partition moved to another process")
                     self._positions.clear()

@@ -62,6 +62,7 @@ FACTS: dict[str, str] = {
     "return_reason": "reason code of that return",
     "network": "finding of the local network: normal or faulty",
     "previous_branch": "branch that held the order before",
+    "previous_is_home": "that branch is the home city",
     "outcome": "true satisfaction",
     "attempts": "callback attempts made",
     "reopened_count": "how often the ticket was reopened",

@@ -17,28 +17,20 @@ from shared.policy.vocabulary import basis_of
 HOUR = 3600
 
 
-class NoRuleApplies(ValueError):
-    """A table of the pack lacks a last rule that always holds."""
-
-
 def callback_needed(pack: Pack, ticket: TicketSnapshot, reply: Mapping[str, object]) -> CallbackDecision:
-    """Whether we must call the customer after this reply of a branch. Raises: `NoRuleApplies`."""
+    """Whether we must call the customer after this reply of a branch."""
     facts = facts_of(pack, ticket, event={"reply": reply})
-    for rule in pack.callback.needed:
-        if rule.when(facts):
-            return CallbackDecision(rule.needed, basis_of(pack, *rule.rule_ids))
-    raise NoRuleApplies("callback.needed")
+    rule = next(rule for rule in pack.callback.needed if rule.when(facts))
+    return CallbackDecision(rule.needed, basis_of(pack, *rule.rule_ids))
 
 
 def after_callback(
     pack: Pack, *, outcome: Satisfaction, attempts: int, reopened_count: int, ticket: TicketSnapshot
 ) -> CallbackOutcome:
-    """What follows a callback; `attempts` counts this one too. Raises: `NoRuleApplies`."""
+    """What follows a callback; `attempts` counts this one too."""
     facts = facts_of(pack, ticket, outcome=outcome, attempts=attempts, reopened_count=reopened_count)
-    for rule in pack.callback.after:
-        if rule.when(facts):
-            return CallbackOutcome(rule.action, basis_of(pack, *rule.rule_ids))
-    raise NoRuleApplies("callback.after")
+    rule = next(rule for rule in pack.callback.after if rule.when(facts))
+    return CallbackOutcome(rule.action, basis_of(pack, *rule.rule_ids))
 
 
 def closing(

@@ -15,7 +15,6 @@ from shared.policy.conditions import ELEMENT
 from shared.policy.model import Pack
 
 EVENT = "event."
-SERIAL_TIME_DIGITS = 14
 LOCATION = "location"
 
 
@@ -155,7 +154,9 @@ def serial_time(pack: Pack, serial: str) -> datetime | None:
     if not _pattern(pack.serial_check.pattern).fullmatch(serial):
         return None
     try:
-        return datetime.strptime(serial[:SERIAL_TIME_DIGITS], "%Y%m%d%H%M%S").replace(tzinfo=pack.tz)
+        year, month, day = int(serial[:4]), int(serial[4:6]), int(serial[6:8])
+        hour, minute, second = int(serial[8:10]), int(serial[10:12]), int(serial[12:14])
+        return datetime(year, month, day, hour, minute, second, tzinfo=pack.tz)
     except ValueError:
         return None
 
@@ -184,6 +185,11 @@ def _category(attribute: str) -> Callable[[TicketFacts], object]:
 def _category_allowed(facts: TicketFacts) -> bool:
     category = facts.pack.category_by_code.get(facts.ticket.category)
     return category is None or category.allowed_when is None or category.allowed_when(facts)
+
+
+def _previous_is_home(facts: TicketFacts) -> bool:
+    home = facts.ticket.customer.home_city
+    return bool(home) and facts["previous_branch"] == home
 
 
 def _upstream(facts: TicketFacts) -> bool:
@@ -220,6 +226,7 @@ _COMPUTED: dict[str, Callable[[TicketFacts], object]] = {
     "home_is_branch": lambda facts: facts.ticket.customer.home_city in facts.pack.branch_by_id,
     "place_city": lambda facts: resolve_place(facts.pack, facts.ticket.place),
     "same_city": _same_city,
+    "previous_is_home": _previous_is_home,
     "amount": lambda facts: facts.ticket.amount,
     "agent_centre": lambda facts: facts.ticket.agent.centre if facts.ticket.agent else None,
     "flags": lambda facts: facts.ticket.flags,

@@ -67,16 +67,18 @@ def load_pack_file(path: Path) -> Pack:
 
 def parse(text: str, shown: str) -> tuple[Any, dict[Keys, int]]:
     """The data of a YAML text, and the line (from 1) of every key and item. Raises: `PackError`."""
-    loader = _Loader(text)
     lines: dict[Keys, int] = {}
     try:
-        node = loader.get_single_node()
-        return _build(loader, node, (), lines, shown), lines
+        loader = _Loader(text)
+        try:
+            return _build(loader, loader.get_single_node(), (), lines, shown), lines
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         raise PackError(f"{shown}:{mark.line + 1 if mark else 1}: not YAML: {error.problem}") from None
-    finally:
-        loader.dispose()
+    except yaml.YAMLError as error:
+        raise PackError(f"{shown}:1: not YAML: {error}") from None
 
 
 def _build(loader: Any, node: Any, path: Keys, lines: dict[Keys, int], shown: str) -> Any:

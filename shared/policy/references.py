@@ -23,6 +23,7 @@ def _error(message: str, path: Path) -> PydanticCustomError:
 def check_references(pack: "Pack") -> None:
     """Raises at the first duplicate or dangling code."""
     _unique(pack)
+    _tables_end(pack)
     known = _known_codes(pack)
     for fact_path, when in _conditions(pack, ()):
         _check_condition(when, known, fact_path)
@@ -49,6 +50,18 @@ def _unique(pack: "Pack") -> None:
     for name, codes in tables.items():
         _no_double(codes, (name,))
     _no_double((r.id for r in pack.routing.rules), ("routing", "rules"))
+
+
+def _tables_end(pack: "Pack") -> None:
+    """Tables of which the first rule that holds decides must decide always."""
+    tables: dict[Path, Any] = {
+        ("urgency_rules",): pack.urgency_rules,
+        ("callback", "needed"): pack.callback.needed,
+        ("callback", "after"): pack.callback.after,
+    }
+    for path, rules in tables.items():
+        if rules[-1].when.raw:
+            raise _error("the last rule must hold always: leave out its when", (*path, len(rules) - 1))
 
 
 def _no_double(codes: Iterable[str], path: Path) -> None:

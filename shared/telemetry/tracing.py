@@ -1,6 +1,6 @@
 """The W3C trace context of the work in hand, carried from request to event to request."""
 
-import secrets
+import os
 from contextvars import ContextVar
 
 _traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
@@ -15,9 +15,14 @@ def current_traceparent() -> str | None:
 def begin_trace(incoming: str | None = None) -> str:
     """Continue the caller's trace, or begin one. Returns the `traceparent` now in force."""
     valid = incoming is not None and len(incoming) == LENGTH and incoming.count("-") == 3
-    value = incoming if valid and incoming else f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+    value = incoming if valid and incoming else _fresh()
     _traceparent.set(value)
     return value
+
+
+def _fresh() -> str:
+    random = os.urandom(24).hex()
+    return f"00-{random[:32]}-{random[32:]}-01"
 
 
 def trace_id() -> str | None:

@@ -17,7 +17,6 @@ from pathlib import Path
 import asyncpg
 import psutil
 import pytest
-import pytest_asyncio
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 
@@ -54,7 +53,7 @@ def terminal() -> list[str]:
     return []
 
 
-@pytest_asyncio.fixture
+@pytest.fixture
 async def supervisor(tmp_path: Path, terminal: list[str]) -> AsyncIterator[Supervisor]:
     running = Supervisor(tmp_path, terminal.append)
     yield running
@@ -78,7 +77,6 @@ async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 # --- supervisor ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.asyncio
 async def test_a_program_that_dies_is_started_again(supervisor: Supervisor, terminal: list[str]) -> None:
     await supervisor.start(python("sleeper", "import time; time.sleep(60)"))
     first = supervisor.pid("sleeper")
@@ -89,7 +87,6 @@ async def test_a_program_that_dies_is_started_again(supervisor: Supervisor, term
     assert any("sleeper: restarted" in line for line in terminal)
 
 
-@pytest.mark.asyncio
 async def test_a_program_that_cannot_start_is_given_up_with_its_output(supervisor: Supervisor) -> None:
     async def never() -> bool:
         return False
@@ -98,7 +95,6 @@ async def test_a_program_that_cannot_start_is_given_up_with_its_output(superviso
         await supervisor.start(replace(python("broken", "print('no luck'); raise SystemExit(3)"), ready=never))
 
 
-@pytest.mark.asyncio
 async def test_a_program_deaf_to_sigterm_is_killed_within_its_bound(supervisor: Supervisor, tmp_path: Path) -> None:
     code = (
         "import signal, subprocess, sys, time, pathlib; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
@@ -115,7 +111,6 @@ async def test_a_program_deaf_to_sigterm_is_killed_within_its_bound(supervisor: 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's death signal is Linux's")
-@pytest.mark.asyncio
 async def test_nothing_outlives_a_runner_killed_with_minus_nine(tmp_path: Path) -> None:
     code = f"""
 import asyncio, os, pathlib, sys
@@ -149,7 +144,6 @@ async def start_postgres(supervisor: Supervisor, folder: Path) -> postgres.Postg
     return server
 
 
-@pytest.mark.asyncio
 async def test_each_service_role_reaches_its_own_database_only(supervisor: Supervisor, tmp_path: Path) -> None:
     server = await start_postgres(supervisor, tmp_path / "postgres")
     passwords = {"intake": "it's quoted", "review": "other"}
@@ -172,7 +166,6 @@ async def test_each_service_role_reaches_its_own_database_only(supervisor: Super
     assert (tmp_path / "postgres").stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.asyncio
 async def test_committed_rows_survive_kill_minus_nine(supervisor: Supervisor, tmp_path: Path) -> None:
     server = await start_postgres(supervisor, tmp_path / "postgres")
     dsn = server.dsn(postgres.SUPERUSER, server.password, "postgres")
@@ -190,7 +183,6 @@ async def test_committed_rows_survive_kill_minus_nine(supervisor: Supervisor, tm
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="leftovers are found through /proc")
-@pytest.mark.asyncio
 async def test_a_lock_file_naming_a_strangers_process_does_not_block(supervisor: Supervisor, tmp_path: Path) -> None:
     server = await start_postgres(supervisor, tmp_path / "postgres")
     await supervisor.stop()
@@ -208,7 +200,6 @@ def effective_capabilities(pid: int) -> int:
 
 @as_root
 @pytest.mark.parametrize("become", ["dac_read_search", "dac_override", "namespace"])
-@pytest.mark.asyncio
 async def test_root_can_run_it_below_a_folder_that_only_root_may_enter(
     supervisor: Supervisor, tmp_path: Path, become: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,7 +257,6 @@ async def produce(bootstrap: str, topic: str, values: list[bytes], partitions: i
         await producer.stop()
 
 
-@pytest.mark.asyncio
 async def test_embedded_broker_has_exactly_the_topics_and_serves_many_clients(supervisor: Supervisor) -> None:
     port = free_port()
     bootstrap = f"127.0.0.1:{port}"
@@ -285,7 +275,6 @@ async def test_embedded_broker_has_exactly_the_topics_and_serves_many_clients(su
     assert [sorted(answer) for answer in answers] == [sorted(values)] * 4
 
 
-@pytest.mark.asyncio
 async def test_embedded_broker_comes_back_as_another_log_and_clients_find_it(supervisor: Supervisor) -> None:
     port = free_port()
     bootstrap = f"127.0.0.1:{port}"
@@ -312,8 +301,8 @@ async def test_embedded_broker_comes_back_as_another_log_and_clients_find_it(sup
 # --- Apache Kafka -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.kafka
 @pytest.mark.skipif(not (shutil.which("java") and shutil.which("mvn")), reason="needs Java and Maven")
-@pytest.mark.asyncio
 async def test_apache_kafka_keeps_topics_records_and_identity(supervisor: Supervisor, tmp_path: Path) -> None:
     port = free_port()
     bootstrap = f"127.0.0.1:{port}"

@@ -34,9 +34,7 @@ def by_definition(complaints: Sequence[Complaint]) -> set[UUID]:
     return found
 
 
-complaint_lists = st.lists(
-    st.tuples(st.integers(0, 240), st.booleans(), st.integers(0, 7)), max_size=60
-).map(
+complaint_lists = st.lists(st.tuples(st.integers(0, 240), st.booleans(), st.integers(0, 7)), max_size=60).map(
     lambda rows: [
         Complaint(UUID(int=i + 1), f"c{customer}", vip, NOW + timedelta(minutes=minute))
         for i, (minute, vip, customer) in enumerate(rows)

@@ -43,11 +43,12 @@ def line_of(old: str) -> int:
         ("limit: {hours: 1}", "limit: {hours: 1, minutes: 3}", "limit", "exactly one of"),
         ("limit: {hours: 1}", "limit: {hour: 1}", "limit.hour", "not permitted"),
         ("add: level_skipping", "add: level", "class_rules.1.add", "'level' is not among the classes"),
-        ("'骚扰电话|响一声|恐吓电话'", "'(骚扰'", "content.matches", "not a regular expression"),
+        ("'骚扰电话|电话骚扰|响一声|恐吓电话'", "'(骚扰'", "content.matches", "not a regular expression"),
         ("branch: [element.card_city, home_city]", "branch: [element.card_town]", "branch.0", "targets"),
         ("{event: review.returned}", "{event: review.sent_back}", "event", "not among the event types"),
         ("elements: [caller_number]", "elements: [caller]", "elements.0", "not among the elements"),
-        ("请先查询退费工号所属公司", "请先{lookup}", "message", "a message may use only"),
+        ("cites: [DET-20], level", "when: {kind: grumble}, level", "urgency_rules.2", "must hold always"),
+        ("{duplicate} 尚在处理", "{lookup} 尚在处理", "message", "a message may use only"),
     ],
 )
 def test_an_error_names_line_and_field(
@@ -82,8 +83,12 @@ def test_broken_yaml_is_named_with_its_line(broken: Callable[[str, str], str]) -
     assert re.search(r"pack\.yaml:\d+: not YAML", broken("id: mobile_operator", "id: [mobile_operator"))
 
 
+def test_a_control_character_is_no_yaml(broken: Callable[[str, str], str]) -> None:
+    assert "not YAML" in broken("id: mobile_operator", "id: mobile\x00operator")
+
+
 def test_yaml_reads_words_as_words() -> None:
-    data, lines = parse('on: no\nat: 17:00\nfrom: 2026-01-01\nn: 3\nx: 1.5\nyes: true\nnone: null\n', "t.yaml")
+    data, lines = parse("on: no\nat: 17:00\nfrom: 2026-01-01\nn: 3\nx: 1.5\nyes: true\nnone: null\n", "t.yaml")
     assert data == {"on": "no", "at": "17:00", "from": "2026-01-01", "n": 3, "x": 1.5, "yes": True, "none": None}
     assert lines[("x",)] == 5
 

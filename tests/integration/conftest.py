@@ -1,0 +1,32 @@
+"""Parts shared by the integration tests: one PostgreSQL, and each broker once a session."""
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from tests.support.parts import Broker, Databases, must_have_kafka, running_broker, running_databases
+
+
+@pytest.fixture(autouse=True)
+def quiet_clients() -> Iterator[None]:
+    """aiokafka reports every refused connection as an error; here brokers are stopped on purpose."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    yield
+    logging.getLogger("aiokafka").setLevel(logging.NOTSET)
+
+
+@pytest_asyncio.fixture(scope="session")
+async def databases(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Databases]:
+    async with running_databases(tmp_path_factory.mktemp("databases")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+async def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Broker]:
+    """The same tests on the broker in memory and on real Apache Kafka; every module gets an empty log."""
+    if request.param == "kafka":
+        must_have_kafka()
+    async with running_broker(request.param, tmp_path_factory.mktemp(request.param)) as running:
+        yield running

@@ -1,0 +1,118 @@
+"""Real parts for integration tests: PostgreSQL with migrated databases, and a broker (embedded, or Apache Kafka)."""
+
+import asyncio
+import itertools
+import os
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from deploy.local import kafka, postgres
+from deploy.local import topics as kafka_topics
+from deploy.local.supervisor import PROJECT, Program, Supervisor, port_open
+from shared.database.migrations import upgrade
+
+PACK = "mobile_operator"
+PASSWORD = "for-tests-only"
+REQUIRE_KAFKA = "GONGDAN_REQUIRE_KAFKA"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Databases:
+    """One PostgreSQL server. `fresh` gives a new database of a service, copied from one that was migrated."""
+
+    server: postgres.Postgres
+    templates: set[str] = field(default_factory=set)
+    numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+    async def fresh(self, service: str) -> str:
+        """The SQLAlchemy URL of a new database of this service."""
+        template = f"template_{service}"
+        if template not in self.templates:
+            await self._create(template)
+            await asyncio.to_thread(upgrade, service, self._url(template))
+            self.templates.add(template)
+        name = f"{service}_{next(self.numbers)}"
+        await self._create(name, template)
+        return self._url(name)
+
+    async def _create(self, name: str, template: str = "template1") -> None:
+        connection = await asyncpg.connect(self.server.dsn("gongdan", PASSWORD, "postgres"))
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        await connection.close()
+
+    def _url(self, name: str) -> str:
+        return self.server.dsn("gongdan", PASSWORD, name, "postgresql+asyncpg")
+
+
+@asynccontextmanager
+async def running_databases(folder: Path) -> AsyncIterator[Databases]:
+    supervisor = Supervisor(folder, lambda line: None)
+    server = await asyncio.to_thread(postgres.prepare, folder / "postgres", free_port(), PASSWORD)
+    await asyncio.to_thread(server.initialise)
+    await supervisor.start(server.program())
+    try:
+        yield Databases(server)
+    finally:
+        await supervisor.stop()
+
+
+@dataclass
+class Broker:
+    """A broker that tests may stop and start."""
+
+    kind: str
+    bootstrap: str
+    supervisor: Supervisor
+    program: Program
+
+    async def stop(self) -> None:
+        await self.supervisor.stop(("kafka",))
+
+    async def start(self) -> None:
+        await self.supervisor.start(self.program)
+
+
+@asynccontextmanager
+async def running_broker(kind: str, folder: Path) -> AsyncIterator[Broker]:
+    """Start a broker with every topic of the first pack."""
+    supervisor = Supervisor(folder, lambda line: None)
+    port = free_port()
+    if kind == "embedded":
+        program = Program(
+            "kafka",
+            (sys.executable, "-m", "deploy.local.broker", "--port", str(port), "--topics-from-pack", PACK),
+            environment=dict(os.environ),
+            ready=lambda: port_open("127.0.0.1", port),
+            stop_seconds=2.0,
+        )
+        await supervisor.start(program)
+    else:
+        program = await asyncio.to_thread(kafka.prepare, folder / "kafka", port, PROJECT / ".cache")
+        await supervisor.start(program)
+        await kafka_topics.prepare(f"127.0.0.1:{port}", PACK, 1, None)
+    try:
+        yield Broker(kind, f"127.0.0.1:{port}", supervisor, program)
+    finally:
+        await supervisor.stop()
+
+
+def must_have_kafka() -> None:
+    """Skip where Java or Maven is missing, unless the environment forbids it (as CI does)."""
+    missing = [name for name in ("java", "mvn") if shutil.which(name) is None]
+    if missing and not os.environ.get(REQUIRE_KAFKA):
+        pytest.skip(f"real Apache Kafka needs {' and '.join(missing)}")
