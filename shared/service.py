@@ -123,7 +123,7 @@ class Service:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        self._finish_app(roles)
+        self.compose(roles)
         background: list[Callable[[], Awaitable[None]]] = [self._sync_clock]
         if {"consumer", "relay", "api"} & set(roles):
             background.append(self.watch.run)
@@ -207,7 +207,8 @@ class Service:
 
     # ---- health --------------------------------------------------------------------------------------------------
 
-    def _finish_app(self, roles: Sequence[str]) -> None:
+    def compose(self, roles: Sequence[str]) -> None:
+        """Add the health routes with the checks of these roles."""
         if "consumer" in roles or "relay" in roles:
             self.checks["broker"] = self._check_broker
         if "relay" in roles:

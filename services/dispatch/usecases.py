@@ -118,12 +118,14 @@ def reply(desk: Desk, order: WorkOrder, request: ReplyIn, actor: str, now: datet
 
 
 def give_back(desk: Desk, order: WorkOrder, request: Return, actor: str, now: datetime) -> None:
-    """The branch returns it. Where a rule keeps it at a branch (RTE-18) it goes out again at once."""
+    """The branch returns it. Where a rule keeps it at a branch (RTE-18) it goes out again at once, by that rule once only;
+    a branch that returns it again is heard by a person."""
     branch = order.branch
     onward = route(desk.pack, order.snapshot, returned_by=branch, return_reason=request.reason_code)
+    kept = onward.redispatch and onward.basis.rules != order.route_rules
     note = mask(request.note) if request.note else None
-    domain.give_back(order, desk.pack, actor, now, request.reason_code, note, redispatched=onward.redispatch)
-    if onward.redispatch:
+    domain.give_back(order, desk.pack, actor, now, request.reason_code, note, redispatched=kept)
+    if kept:
         domain.send(order, onward, desk.paper(order.snapshot), domain.RULES, now)
 
 

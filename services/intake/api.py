@@ -4,7 +4,6 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
@@ -192,7 +191,7 @@ def routes(
     ) -> Response:
         async def work(transaction: Any) -> tuple[int, bytes]:
             done = await usecases.supplement_ticket(desk, transaction, principal, ticket_reference(reference), request)
-            return 200, orjson.dumps(done.model_dump())
+            return 200, done.model_dump_json().encode()
 
         return await answer_once(database, principal, idempotency_key, await _hash(http), work)
 
@@ -211,7 +210,7 @@ def routes(
     ) -> Response:
         async def work(transaction: Any) -> tuple[int, bytes]:
             done = await usecases.withdraw_ticket(desk, transaction, principal, ticket_reference(reference), request)
-            return 200, orjson.dumps(done.model_dump())
+            return 200, done.model_dump_json().encode()
 
         return await answer_once(database, principal, idempotency_key, await _hash(http), work)
 
@@ -230,7 +229,7 @@ def routes(
     ) -> Response:
         async def work(transaction: Any) -> tuple[int, bytes]:
             done = await usecases.answer_ticket(desk, transaction, principal, ticket_reference(reference), request)
-            return 200, orjson.dumps(done.model_dump())
+            return 200, done.model_dump_json().encode()
 
         return await answer_once(database, principal, idempotency_key, await _hash(http), work)
 

@@ -210,7 +210,7 @@ def first_answer(ticket_id: UUID, ticket_no: str) -> bytes:
     """`TicketAccepted` of a registration, the same whenever it is given again."""
     return orjson.dumps(
         {
-            "ticket_id": ticket_id,
+            "ticket_id": str(ticket_id),
             "ticket_no": ticket_no,
             "status": TicketStatus.registered,
             "version": 1,

@@ -1,8 +1,7 @@
 """Complaint facts, clocks, incidents, escalations, the working calendar, and the plumbing."""
 
-from alembic import op
-
 from shared.database import plumbing_0001
+from shared.database.migrations import run_script
 
 revision = "0001_clocks"
 down_revision = None
@@ -115,5 +114,5 @@ CREATE TABLE calendar_days (
 
 
 def upgrade() -> None:
-    op.execute(plumbing_0001.STATEMENTS)
-    op.execute(STATEMENTS)
+    run_script(plumbing_0001.STATEMENTS)
+    run_script(STATEMENTS)

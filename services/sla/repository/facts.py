@@ -1,0 +1,197 @@
+"""The facts of complaints: locking them, and finding what lies near them in time or belongs to the same customer."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, bindparam, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.sla.domain.detection import Earlier
+from services.sla.domain.records import Facts
+from services.sla.tables import complaint_facts
+from shared.contracts.sla import Problem
+from shared.contracts.ticket import ClassMark, TicketRef, TicketSnapshot
+from shared.policy import Complaint
+
+FactsRow = Row[Any]
+NEAR_LIMIT = 1000
+"""Complaints of one problem looked at around one moment. Far more than any threshold: past it there is an incident."""
+
+
+def to_facts(row: FactsRow) -> Facts:
+    return Facts(
+        ticket_id=row.ticket_id,
+        version=row.version,
+        ticket=TicketSnapshot.model_validate(row.snapshot),
+        problem=Problem(key=row.problem_key, parts=row.problem_parts) if row.problem_key is not None else None,
+        vip=row.vip,
+        counts=row.counts,
+        branch=row.branch,
+        archived_at=row.archived_at,
+        ended=row.ended,
+        incident_id=row.incident_id,
+        seen={name: datetime.fromisoformat(at) for name, at in row.seen.items()},
+        cycles=row.cycles,
+        added=tuple(ClassMark.model_validate(mark) for mark in row.added),
+    )
+
+
+async def find(connection: AsyncConnection, reference: UUID | str) -> FactsRow | None:
+    """By id or by number."""
+    column = complaint_facts.c.ticket_id if isinstance(reference, UUID) else complaint_facts.c.ticket_no
+    return (await connection.execute(select(complaint_facts).where(column == reference))).first()
+
+
+async def lock_many(
+    connection: AsyncConnection, ticket_ids: Iterable[UUID], *, skip_locked: bool = False
+) -> dict[UUID, Facts]:
+    """In id order, so that two writers never wait for each other in a circle. `skip_locked` leaves out what is busy."""
+    rows = await connection.execute(
+        select(complaint_facts)
+        .where(complaint_facts.c.ticket_id == text("ANY(:ids)"))
+        .order_by(complaint_facts.c.ticket_id)
+        .with_for_update(skip_locked=skip_locked),
+        {"ids": list(ticket_ids)},
+    )
+    return {row.ticket_id: to_facts(row) for row in rows}
+
+
+async def lock_problems(connection: AsyncConnection, keys: Iterable[str]) -> None:
+    """Hold these problems to the end of the transaction, so that no two instances open the same incident."""
+    await connection.execute(
+        text(
+            "SELECT pg_advisory_xact_lock(hash) FROM (SELECT DISTINCT hashtextextended(key, 7203) AS hash"
+            " FROM unnest(CAST(:keys AS text[])) AS key ORDER BY hash) AS wanted"
+        ),
+        {"keys": list(keys)},
+    )
+
+
+async def archived_of(
+    connection: AsyncConnection, pairs: Iterable[tuple[str, str]], since: datetime
+) -> dict[tuple[str, str], list[Earlier]]:
+    """For each (customer, problem): the tickets archived since then, the latest 20."""
+    wanted = sorted(set(pairs))
+    rows = await connection.execute(
+        text(
+            "SELECT wanted.customer_key, wanted.problem_key, found.* FROM"
+            " unnest(CAST(:customers AS text[]), CAST(:problems AS text[])) AS wanted(customer_key, problem_key),"
+            " LATERAL (SELECT ticket_id, ticket_no, accepted_at, archived_at FROM complaint_facts AS f"
+            " WHERE f.customer_key = wanted.customer_key AND f.problem_key = wanted.problem_key"
+            " AND f.archived_at IS NOT NULL AND f.archived_at >= :since ORDER BY f.archived_at DESC LIMIT 20) AS found"
+        ),
+        {"customers": [pair[0] for pair in wanted], "problems": [pair[1] for pair in wanted], "since": since},
+    )
+    found: dict[tuple[str, str], list[Earlier]] = {}
+    for row in rows:
+        earlier = Earlier(TicketRef(ticket_id=row.ticket_id, ticket_no=row.ticket_no), row.accepted_at, row.archived_at)
+        found.setdefault((row.customer_key, row.problem_key), []).append(earlier)
+    return found
+
+
+async def accepted_of(
+    connection: AsyncConnection, customers: Sequence[tuple[str, datetime]], within: timedelta
+) -> dict[str, list[tuple[str | None, Earlier]]]:
+    """For each (customer, moment): complaints of the customer accepted within that time before, the latest 20, each
+    with its problem."""
+    rows = await connection.execute(
+        text(
+            "SELECT wanted.customer_key, found.* FROM"
+            " unnest(CAST(:customers AS text[]), CAST(:moments AS timestamptz[])) AS wanted(customer_key, at),"
+            " LATERAL (SELECT ticket_id, ticket_no, accepted_at, problem_key FROM complaint_facts AS f"
+            " WHERE f.customer_key = wanted.customer_key AND f.accepted_at >= wanted.at - CAST(:within AS interval)"
+            " AND f.accepted_at < wanted.at AND f.counts ORDER BY f.accepted_at DESC LIMIT 20) AS found"
+        ),
+        {
+            "customers": [customer for customer, _ in customers],
+            "moments": [at for _, at in customers],
+            "within": within,
+        },
+    )
+    found: dict[str, list[tuple[str | None, Earlier]]] = {}
+    for row in rows:
+        earlier = Earlier(TicketRef(ticket_id=row.ticket_id, ticket_no=row.ticket_no), row.accepted_at)
+        found.setdefault(row.customer_key, []).append((row.problem_key, earlier))
+    return found
+
+
+async def accepted_after(connection: AsyncConnection, closed: Mapping[UUID, datetime]) -> set[UUID]:
+    """Open tickets of the same customer and problem accepted after the closing of these: repeats whose closing event
+    came later than they did."""
+    rows = await connection.execute(
+        text(
+            "SELECT later.ticket_id FROM unnest(CAST(:ids AS uuid[]), CAST(:moments AS timestamptz[])) AS closed(id, at)"
+            " JOIN complaint_facts AS f ON f.ticket_id = closed.id"
+            " JOIN complaint_facts AS later ON later.customer_key = f.customer_key AND later.accepted_at >= closed.at"
+            " WHERE later.problem_key = f.problem_key AND later.ticket_id <> f.ticket_id AND NOT later.ended"
+        ),
+        {"ids": list(closed), "moments": list(closed.values())},
+    )
+    return {row.ticket_id for row in rows}
+
+
+async def complaints_near(
+    connection: AsyncConnection, spans: Sequence[tuple[str, datetime, datetime]]
+) -> list[tuple[str, Complaint, UUID | None]]:
+    """For each (problem, from, until): the complaints accepted strictly between, each with its incident."""
+    rows = await connection.execute(
+        text(
+            "SELECT wanted.key, found.* FROM unnest(CAST(:keys AS text[]), CAST(:lows AS timestamptz[]),"
+            " CAST(:highs AS timestamptz[])) AS wanted(key, low, high),"
+            " LATERAL (SELECT ticket_id, customer_key, vip, accepted_at, incident_id FROM complaint_facts AS f"
+            " WHERE f.problem_key = wanted.key AND f.counts AND f.accepted_at > wanted.low"
+            " AND f.accepted_at < wanted.high ORDER BY f.accepted_at LIMIT :limit) AS found"
+        ),
+        {
+            "keys": [key for key, _, _ in spans],
+            "lows": [low for _, low, _ in spans],
+            "highs": [high for _, _, high in spans],
+            "limit": NEAR_LIMIT,
+        },
+    )
+    return [
+        (row.key, Complaint(row.ticket_id, row.customer_key, row.vip, row.accepted_at), row.incident_id) for row in rows
+    ]
+
+
+_UPDATE = (
+    update(complaint_facts)
+    .where(complaint_facts.c.ticket_id == bindparam("id"))
+    .values({name: bindparam(f"new_{name}") for name in complaint_facts.c.keys() if name not in ("ticket_id", "ticket_no")})
+)
+
+
+async def save(connection: AsyncConnection, touched: Sequence[Facts]) -> None:
+    """Insert what is new, update what changed."""
+    fresh = [_values(facts) | {"ticket_id": facts.ticket_id, "ticket_no": facts.ticket_no} for facts in touched if facts.is_new]
+    if fresh:
+        await connection.execute(complaint_facts.insert(), fresh)
+    old = [
+        {"id": facts.ticket_id} | {f"new_{name}": value for name, value in _values(facts).items()}
+        for facts in touched
+        if not facts.is_new
+    ]
+    if old:
+        await connection.execute(_UPDATE, old)
+
+
+def _values(facts: Facts) -> dict[str, Any]:
+    return {
+        "version": facts.version,
+        "snapshot": facts.ticket.model_dump(mode="json", exclude_none=True),
+        "customer_key": facts.ticket.customer.key,
+        "problem_key": facts.problem.key if facts.problem is not None else None,
+        "problem_parts": facts.problem.parts if facts.problem is not None else {},
+        "vip": facts.vip,
+        "counts": facts.counts,
+        "branch": facts.branch,
+        "accepted_at": facts.ticket.accepted_at,
+        "archived_at": facts.archived_at,
+        "ended": facts.ended,
+        "incident_id": facts.incident_id,
+        "seen": {name: at.isoformat() for name, at in facts.seen.items()},
+        "cycles": facts.cycles,
+        "added": [mark.model_dump() for mark in facts.added],
+    }

@@ -1,0 +1,1 @@
+"""What sla does, each inside the caller's transaction; nothing here commits."""
