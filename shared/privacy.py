@@ -23,6 +23,8 @@ _IDENTITY = re.compile(r"(?<![0-9A-Za-z])(\d{6})\d{8}(\d{3}[0-9Xx])(?![0-9A-Za-z
 _MOBILE = re.compile(r"(?<!\d)((?:\+?86[- ]?)?1[3-9]\d)[- ]?\d{4}[- ]?(\d{4})(?!\d)")
 _LANDLINE = re.compile(r"(?<!\d)(0\d{2,3})[- ]?\d{3,4}(\d{4})(?!\d)")
 _CARD = re.compile(r"(?<!\d)(\d{4})[- ]?\d{4}[- ]?\d{4}[- ]?\d{0,3}(\d{4})(?!\d)")
+_FULLWIDTH_DIGIT = re.compile("[０-９]")
+_DIGIT_RUN = re.compile(r"\d[\d -]{5}")
 _FULLWIDTH = str.maketrans("０１２３４５６７８９", "0123456789")
 
 
@@ -31,9 +33,12 @@ def mask(text: str, name: str | None = None) -> str:
 
     `name` is the customer's, where it is known; it is masked too.
     """
-    text = text.translate(_FULLWIDTH)
     if name is not None and len(name) > 1:
         text = text.replace(name, name[0] + "*" * (len(name) - 1))
+    if _FULLWIDTH_DIGIT.search(text) is not None:
+        text = text.translate(_FULLWIDTH)
+    if _DIGIT_RUN.search(text) is None:
+        return text
     text = _IDENTITY.sub(r"**************\2", text)
     text = _MOBILE.sub(r"\1****\2", text)
     text = _CARD.sub(r"\1********\2", text)

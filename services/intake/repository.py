@@ -81,15 +81,16 @@ async def by_external_ids(
     return {(row.channel, row.external_id): row for row in rows}
 
 
+_OPEN_OF_CUSTOMERS = (
+    select(tickets.c.customer_key, tickets.c.category, tickets.c.ticket_id, tickets.c.ticket_no)
+    .where(tickets.c.customer_key == text("ANY(:keys)"), tickets.c.status.not_in(_ENDED))
+    .order_by(tickets.c.ticket_id)
+)
+
+
 async def open_of_customers(connection: AsyncConnection, customer_keys: Iterable[str]) -> list[TicketRow]:
     """Open tickets of these customers, oldest first."""
-    rows = await connection.execute(
-        select(tickets.c.customer_key, tickets.c.category, tickets.c.ticket_id, tickets.c.ticket_no)
-        .where(tickets.c.customer_key == text("ANY(:keys)"), tickets.c.status.not_in(_ENDED))
-        .order_by(tickets.c.ticket_id),
-        {"keys": list(set(customer_keys))},
-    )
-    return list(rows.all())
+    return list((await connection.execute(_OPEN_OF_CUSTOMERS, {"keys": list(set(customer_keys))})).all())
 
 
 async def insert_tickets(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -2,7 +2,6 @@
 
 from services.sla.app import build
 from services.sla.settings import Settings
-
 from shared.command_line import main
 
 if __name__ == "__main__":

@@ -1,18 +1,14 @@
 """Who is asking: API keys, roles, and the branch scope. Every route but `/health/*` depends on `allow(...)`."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated
 
-from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Request
+from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
+from fastapi.security.base import SecurityBase
 from starlette.exceptions import HTTPException
 
 from shared.errors import Forbidden
 from shared.http.keys import KeyStore, Role
-
-bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer gd_…`")
-
 
 @dataclass(frozen=True, slots=True)
 class Principal:
@@ -33,20 +29,20 @@ class Principal:
             raise Forbidden("not_your_order", "no order of this number is with your branch")
 
 
-def allow(*roles: Role) -> Callable[..., Awaitable[Principal]]:
+class allow(SecurityBase):  # noqa: N801 - read as a phrase: Depends(allow(Role.ops))
     """A dependency that lets these roles in. 401 without a valid key, 403 with a key of another role."""
-    allowed = frozenset(roles)
 
-    async def principal(
-        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-    ) -> Principal:
+    def __init__(self, *roles: Role) -> None:
+        self.roles = frozenset(roles)
+        self.model = HTTPBearerModel(description="An API key: `Authorization: Bearer gd_…`")
+        self.scheme_name = "ApiKey"
+
+    async def __call__(self, request: Request) -> Principal:
+        scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
         keys: KeyStore = request.app.state.keys
-        record = keys.find(credentials.credentials) if credentials is not None else None
+        record = keys.find(credentials) if scheme.lower() == "bearer" else None
         if record is None:
             raise HTTPException(401, "a valid API key is needed", headers={"WWW-Authenticate": "Bearer"})
-        if record.role not in allowed:
-            raise Forbidden("role_not_allowed", f"this needs one of the roles: {', '.join(sorted(allowed))}")
+        if record.role not in self.roles:
+            raise Forbidden("role_not_allowed", f"this needs one of the roles: {', '.join(sorted(self.roles))}")
         return Principal(record.key_id, record.role, record.name, record.scope)
-
-    principal.roles = allowed  # type: ignore[attr-defined]
-    return principal

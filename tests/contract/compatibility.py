@@ -36,7 +36,7 @@ def _compare(old: Schema, new: Schema, old_root: Schema, new_root: Schema, place
     candidates = _alternatives(new, new_root)
     for alternative in _alternatives(old, old_root):
         attempts = [_compare_one(alternative, one, old_root, new_root, place) for one in candidates]
-        found += min(attempts, key=lambda attempt: len(attempt))
+        found += min((len(attempt), attempt) for attempt in attempts)[1]
     return found
 
 

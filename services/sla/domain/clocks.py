@@ -18,9 +18,7 @@ RESOLUTION = "resolution"
 WAITING_START = "start:"
 
 
-def carry_out(
-    book: Rulebook, facts: Facts, event_type: str, event: Mapping[str, object], at: datetime
-) -> None:
+def carry_out(book: Rulebook, facts: Facts, event_type: str, event: Mapping[str, object], at: datetime) -> None:
     """Stop and start the clocks that the pack ties to this event; `at` is the event's own time.
 
     `event` is the event's data, with `holiday` added.
@@ -49,7 +47,12 @@ def carry_out(
 
 
 def begin(
-    book: Rulebook, facts: Facts, spec: ClockSpec, started_at: datetime, opened_at: datetime, seen: datetime | None = None
+    book: Rulebook,
+    facts: Facts,
+    spec: ClockSpec,
+    started_at: datetime,
+    opened_at: datetime,
+    seen: datetime | None = None,
 ) -> None:
     """Start a clock, unless it runs, or ran before and may run only once.
 
@@ -133,7 +136,7 @@ def breach(book: Rulebook, facts: Facts, run: ClockRun, at: datetime) -> None:
 
 
 def _end(book: Rulebook, facts: Facts, run: ClockRun, event_type: str, at: datetime) -> None:
-    """The ticket ended. A first-contact answer fulfils every promise, closing fulfils the resolution; the rest lapses."""
+    """The ticket ended. A first-contact answer fulfils every promise, closing the resolution; the rest lapses."""
     fulfils = event_type == TicketAnswered.TYPE or (event_type == TicketClosed.TYPE and run.kind == RESOLUTION)
     if run.running and not fulfils and _in_time(book, run, at):
         run.state = ClockState.stopped
@@ -146,7 +149,7 @@ def _in_time(book: Rulebook, run: ClockRun, at: datetime) -> bool:
 
 
 def _reference(book: Rulebook, run: ClockRun) -> datetime:
-    """The earliest stop that ends this run. A clock that runs once may have been fulfilled before its start was known."""
+    """The earliest stop that ends this run. One that runs once may be fulfilled before its start was known."""
     spec = book.pack.clock_by_kind.get(run.kind)
     return min(run.started_at, run.opened_at) if spec is not None and spec.once else run.opened_at
 

@@ -115,7 +115,7 @@ def detect_appeal(book: Rulebook, facts: Facts, earlier: Iterable[Earlier], now:
 
 
 def covering(book: Rulebook, incidents: Iterable[Incident], at: datetime) -> Incident | None:
-    """The incident that a complaint of that time belongs to without counting: within its span, or before it is quiet."""
+    """The incident a complaint of that time belongs to without counting: within its span, or before it is quiet."""
     return next((each for each in incidents if each.first_at <= at <= each.last_at + quiet(book)), None)
 
 
@@ -129,14 +129,12 @@ def detect_batch(
     if facts.problem is None or not facts.counts or facts.incident_id is not None:
         return
     at = facts.ticket.accepted_at
+    around.complaints[facts.ticket_id] = facts.complaint
     incident = covering(book, around.incidents, at)
     if incident is not None:
         _join(book, incident, facts, around, now)
         return
-    around.complaints[facts.ticket_id] = facts.complaint
-    near = [
-        each for each in around.complaints.values() if at - window(book) < each.at < at + window(book)
-    ]
+    near = [each for each in around.complaints.values() if at - window(book) < each.at < at + window(book)]
     members = batch_members(book.pack, near)
     if facts.ticket_id not in members:
         return
@@ -154,9 +152,7 @@ def _takes(incident: Incident, at: datetime) -> bool:
     return incident.status is IncidentStatus.open or at < incident.first_at
 
 
-def _open(
-    book: Rulebook, problem: Problem, members: list[Facts], around: Neighbourhood, now: datetime
-) -> Incident:
+def _open(book: Rulebook, problem: Problem, members: list[Facts], around: Neighbourhood, now: datetime) -> Incident:
     """Open an incident. One open incident a problem: the one that is quiet by event time closes first, and a batch
     found so late that the next one is open already is closed at once."""
     times = [member.ticket.accepted_at for member in members]

@@ -36,9 +36,7 @@ class Fired:
     due: datetime
 
 
-def fire_all(
-    book: Rulebook, pairs: Iterable[tuple[Facts, ClockRun]], horizon: datetime, now: datetime
-) -> list[Fired]:
+def fire_all(book: Rulebook, pairs: Iterable[tuple[Facts, ClockRun]], horizon: datetime, now: datetime) -> list[Fired]:
     """Fire every moment up to `horizon` (not later than `now`), over all clocks in due order."""
     queue: list[tuple[datetime, UUID]] = []
     owners: dict[UUID, tuple[Facts, ClockRun]] = {}
@@ -117,6 +115,4 @@ def _escalate(
     zh_late, en_late = span(max(0.0, (now - run.due_at).total_seconds()))
     zh, en = _REASONS[run.on_breach]
     reason = f"{zh.format(label=label.zh)},已逾期 {zh_late} / {en.format(label=label.en)}, late by {en_late}"
-    facts.escalate(
-        run.on_breach, reason, book.basis(run.rule, *rules), now, rung=run.rung, level=level, clock=run
-    )
+    facts.escalate(run.on_breach, reason, book.basis(run.rule, *rules), now, rung=run.rung, level=level, clock=run)

@@ -42,7 +42,9 @@ async def open_of(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> li
 
 async def of_ticket(connection: AsyncConnection, ticket_id: UUID) -> list[ClockRow]:
     rows = await connection.execute(
-        select(clocks).where(clocks.c.ticket_id == ticket_id).order_by(clocks.c.started_at, clocks.c.kind, clocks.c.cycle)
+        select(clocks)
+        .where(clocks.c.ticket_id == ticket_id)
+        .order_by(clocks.c.started_at, clocks.c.kind, clocks.c.cycle)
     )
     return list(rows.all())
 

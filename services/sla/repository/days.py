@@ -45,8 +45,9 @@ async def set_day(
     rows = await connection.execute(
         text(
             "INSERT INTO calendar_days (day, working, source, changed_by, changed_at)"
-            " VALUES (:day, :working, :source, :actor, :now) ON CONFLICT (day) DO UPDATE SET working = excluded.working,"
-            " source = excluded.source, changed_by = excluded.changed_by, changed_at = excluded.changed_at RETURNING *"
+            " VALUES (:day, :working, :source, :actor, :now) ON CONFLICT (day) DO UPDATE"
+            " SET working = excluded.working, source = excluded.source,"
+            " changed_by = excluded.changed_by, changed_at = excluded.changed_at RETURNING *"
         ),
         {"day": day, "working": working, "source": source, "actor": actor, "now": now},
     )

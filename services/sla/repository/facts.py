@@ -69,6 +69,17 @@ async def lock_problems(connection: AsyncConnection, keys: Iterable[str]) -> Non
     )
 
 
+async def problem_keys(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> dict[UUID, str | None]:
+    """The stored problem of each of these tickets, read without a lock."""
+    rows = await connection.execute(
+        select(complaint_facts.c.ticket_id, complaint_facts.c.problem_key).where(
+            complaint_facts.c.ticket_id == text("ANY(:ids)")
+        ),
+        {"ids": list(ticket_ids)},
+    )
+    return {row.ticket_id: row.problem_key for row in rows}
+
+
 async def archived_of(
     connection: AsyncConnection, pairs: Iterable[tuple[str, str]], since: datetime
 ) -> dict[tuple[str, str], list[Earlier]]:
@@ -122,7 +133,8 @@ async def accepted_after(connection: AsyncConnection, closed: Mapping[UUID, date
     came later than they did."""
     rows = await connection.execute(
         text(
-            "SELECT later.ticket_id FROM unnest(CAST(:ids AS uuid[]), CAST(:moments AS timestamptz[])) AS closed(id, at)"
+            "SELECT later.ticket_id"
+            " FROM unnest(CAST(:ids AS uuid[]), CAST(:moments AS timestamptz[])) AS closed(id, at)"
             " JOIN complaint_facts AS f ON f.ticket_id = closed.id"
             " JOIN complaint_facts AS later ON later.customer_key = f.customer_key AND later.accepted_at >= closed.at"
             " WHERE later.problem_key = f.problem_key AND later.ticket_id <> f.ticket_id AND NOT later.ended"
@@ -159,13 +171,19 @@ async def complaints_near(
 _UPDATE = (
     update(complaint_facts)
     .where(complaint_facts.c.ticket_id == bindparam("id"))
-    .values({name: bindparam(f"new_{name}") for name in complaint_facts.c.keys() if name not in ("ticket_id", "ticket_no")})
+    .values(
+        {name: bindparam(f"new_{name}") for name in complaint_facts.c.keys() if name not in ("ticket_id", "ticket_no")}
+    )
 )
 
 
 async def save(connection: AsyncConnection, touched: Sequence[Facts]) -> None:
     """Insert what is new, update what changed."""
-    fresh = [_values(facts) | {"ticket_id": facts.ticket_id, "ticket_no": facts.ticket_no} for facts in touched if facts.is_new]
+    fresh = [
+        _values(facts) | {"ticket_id": facts.ticket_id, "ticket_no": facts.ticket_no}
+        for facts in touched
+        if facts.is_new
+    ]
     if fresh:
         await connection.execute(complaint_facts.insert(), fresh)
     old = [

@@ -58,7 +58,10 @@ async def open_incident(connection: AsyncConnection, key: str) -> Incident | Non
 async def quiet_problems(connection: AsyncConnection, now: datetime, quiet: timedelta, limit: int) -> list[str]:
     """Problems whose open incident had no new member for the quiet time."""
     rows = await connection.execute(
-        text("SELECT problem_key FROM incidents WHERE status = 'open' AND last_at < :before ORDER BY last_at LIMIT :limit"),
+        text(
+            "SELECT problem_key FROM incidents WHERE status = 'open' AND last_at < :before"
+            " ORDER BY last_at LIMIT :limit"
+        ),
         {"before": now - quiet, "limit": limit},
     )
     return [row.problem_key for row in rows]
@@ -127,9 +130,7 @@ async def page_incidents(
     return list((await connection.execute(query)).all())
 
 
-async def members(
-    connection: AsyncConnection, incident_id: UUID, before: UUID | None, limit: int
-) -> list[Row[Any]]:
+async def members(connection: AsyncConnection, incident_id: UUID, before: UUID | None, limit: int) -> list[Row[Any]]:
     """The members of an incident, newest ticket first."""
     rows = await connection.execute(
         text(
@@ -173,7 +174,8 @@ async def settle(
     await connection.execute(
         text(
             "UPDATE escalations SET status = 'settled', settled_at = :now"
-            " WHERE status = 'open' AND ticket_id = ANY(:tickets) AND (clock_id = ANY(:clocks) OR ticket_id = ANY(:ended))"
+            " WHERE status = 'open' AND ticket_id = ANY(:tickets)"
+            " AND (clock_id = ANY(:clocks) OR ticket_id = ANY(:ended))"
         ),
         {
             "now": now,

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.sla.domain.records import ClockRun, Facts, Rulebook
+from services.sla.domain.records import Facts, Rulebook
 from services.sla.repository import clocks, days, incidents
 from services.sla.repository import facts as facts_table
 from shared.calendar import WorkingCalendar, package_days
@@ -46,7 +46,9 @@ class Almanac:
         if not stored:
             await days.add_missing(connection, package_days(FIRST_YEAR, today.year + 2))
             stored = await days.all_days(connection)
-        self._calendar = WorkingCalendar(stored, self._pack.working_hours, self._pack.tz, _published_through(stored, today))
+        self._calendar = WorkingCalendar(
+            stored, self._pack.working_hours, self._pack.tz, _published_through(stored, today)
+        )
         self._read_at = time.monotonic()
         return self._calendar
 

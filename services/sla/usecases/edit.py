@@ -17,7 +17,9 @@ from shared.http.keys import Role
 from shared.http.references import ticket_reference
 
 
-async def acknowledge_escalation(desk: Desk, transaction: Transaction, principal: Principal, escalation_id: UUID) -> Any:
+async def acknowledge_escalation(
+    desk: Desk, transaction: Transaction, principal: Principal, escalation_id: UUID
+) -> Any:
     """Take an escalation in hand: the ladder of its clock goes no further. A second time changes nothing.
 
     Raises: `Conflict` when what it was raised for has come to its end meanwhile.
@@ -32,7 +34,7 @@ async def acknowledge_escalation(desk: Desk, transaction: Transaction, principal
     if row is None or row.status == EscalationStatus.acknowledged:
         return row
     if row.status == EscalationStatus.settled:
-        raise Conflict("escalation_settled", "what it was raised for has come to its end; nothing is left to acknowledge")
+        raise Conflict("escalation_settled", "what it was raised for has come to its end")
     for run in held[row.ticket_id].runs:
         if run.clock_id == row.clock_id:
             acknowledge(run, principal.actor, now)
@@ -50,7 +52,7 @@ async def set_day(
 
 
 async def find_ticket(connection: AsyncConnection, principal: Principal, reference: str) -> Any:
-    """The facts of a ticket, if the caller may see it. A branch sees what is with it, and nothing tells that more exists."""
+    """The facts of a ticket, if the caller may see it; to a branch, a ticket that is not with it does not exist."""
     row = await facts.find(connection, ticket_reference(reference))
     if row is None or (principal.role is Role.branch and row.branch != principal.scope):
         raise NotFound("ticket_not_found", "no ticket of this number")
