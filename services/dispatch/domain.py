@@ -81,8 +81,10 @@ class Callback:
 
 @dataclass(slots=True)
 class WorkOrder(Subject):
-    """The order of one ticket. `branch_version` counts its records on branches' topics, `attempts` the callbacks since the
-    last reply, `calls` all of them."""
+    """The order of one ticket.
+
+    `branch_version` counts its records on branches' topics, `attempts` the callbacks since the last reply, `calls` all.
+    """
 
     ticket_no: str = ""
     ticket: TicketSnapshot | None = None
@@ -312,7 +314,7 @@ def escalate(
     limits: tuple[Limit, ...],
     basis: Basis,
 ) -> None:
-    """An escalation reached the order: its class and urgency count from now on, and the branch that holds it is told."""
+    """An escalation reached the order: its class and urgency count from now on, and its branch is told."""
     order.ticket = ticket
     order.rung = max(order.rung, rung)
     order.changed = True

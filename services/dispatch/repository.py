@@ -163,7 +163,7 @@ async def calls_of(connection: AsyncConnection, ticket_id: UUID) -> list[OrderRo
 
 
 async def publish_open_orders_again(connection: AsyncConnection) -> None:
-    """The branches' topics are empty again: everything they were told about orders still in their hands goes out anew."""
+    """The branches' topics are empty again: what they were told about orders still in their hands goes out anew."""
     await connection.execute(
         text(
             "UPDATE outbox SET published_at = NULL WHERE topic LIKE 'gongdan.dispatch.%' AND published_at IS NOT NULL"

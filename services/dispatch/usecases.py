@@ -118,8 +118,9 @@ def reply(desk: Desk, order: WorkOrder, request: ReplyIn, actor: str, now: datet
 
 
 def give_back(desk: Desk, order: WorkOrder, request: Return, actor: str, now: datetime) -> None:
-    """The branch returns it. Where a rule keeps it at a branch (RTE-18) it goes out again at once, by that rule once only;
-    a branch that returns it again is heard by a person."""
+    """The branch returns it. Where a rule keeps it at a branch (RTE-18) it goes out again, by that rule once only:
+    a branch that returns it again is heard by a person.
+    """
     branch = order.branch
     onward = route(desk.pack, order.snapshot, returned_by=branch, return_reason=request.reason_code)
     kept = onward.redispatch and onward.basis.rules != order.route_rules

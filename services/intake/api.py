@@ -66,8 +66,8 @@ def routes(
         principal: Annotated[Principal, Depends(allow(*FRONT))],
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
-        """Safe to repeat: with the same `Idempotency-Key`, or the same `channel` and `external_id`, the first answer comes
-        again. 201 is sent only after the ticket is stored for good."""
+        """Safe to repeat: with the same `Idempotency-Key`, or the same `channel` and `external_id`, the first answer
+        comes again. 201 is sent only after the ticket is stored for good."""
         usecases.check_channel(principal, request.channel)
         usecases.check_known(desk, request)
         if relay.waiting > backlog_limit:

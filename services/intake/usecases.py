@@ -337,7 +337,7 @@ def _personal(request: RegisterTicket) -> Personal:
 
 
 def _snapshot(desk: Desk, draft: _Draft, now: datetime) -> TicketSnapshot:
-    """The ticket as others may see it. A place is masked like the text; the phone leaves only its first three digits."""
+    """The ticket as others may see it. A place is masked like the text; of the phone, three digits are left."""
     request, pack = draft.registration.request, desk.pack
     customer = request.customer
     place = _place(pack, request.place, customer.name)
@@ -448,7 +448,7 @@ def may_see(principal: Principal, row: Any) -> bool:
 async def supplement_ticket(
     desk: Desk, transaction: Transaction, principal: Principal, reference: UUID | str, request: SupplementTicket
 ) -> TicketAccepted:
-    """Add what a return asked for; the ticket goes to review again. The acceptance time, and so every promise, stays."""
+    """Add what a return asked for; the ticket goes to review again. Acceptance, and so every promise, stays."""
     row = await _locked(transaction, reference, principal)
     must_allow_supplement(TicketStatus(row.status))
     now = desk.clock.business(await transaction.now())

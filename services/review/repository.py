@@ -115,7 +115,8 @@ async def claim_next(connection: AsyncConnection, actor: str, seconds: int, coun
     """Lease the most urgent reviews that nobody holds; leases run in real database time."""
     rows = await connection.execute(
         text(
-            "UPDATE reviews SET claimed_by = :actor, claimed_until = clock_timestamp() + make_interval(secs => :seconds)"
+            "UPDATE reviews SET claimed_by = :actor,"
+            " claimed_until = clock_timestamp() + make_interval(secs => :seconds)"
             " WHERE ticket_id IN (SELECT ticket_id FROM reviews WHERE status = 'waiting'"
             " AND (claimed_by IS NULL OR claimed_until < clock_timestamp())"
             " ORDER BY priority DESC, urgency_rank, opened_at LIMIT :count FOR UPDATE SKIP LOCKED) RETURNING *"
@@ -129,7 +130,8 @@ async def claim(connection: AsyncConnection, ticket_id: UUID, actor: str, second
     """Lease one review; None when another holds it or it does not wait."""
     rows = await connection.execute(
         text(
-            "UPDATE reviews SET claimed_by = :actor, claimed_until = clock_timestamp() + make_interval(secs => :seconds)"
+            "UPDATE reviews SET claimed_by = :actor,"
+            " claimed_until = clock_timestamp() + make_interval(secs => :seconds)"
             " WHERE ticket_id = :id AND status = 'waiting'"
             " AND (claimed_by IS NULL OR claimed_by = :actor OR claimed_until < clock_timestamp()) RETURNING *"
         ),

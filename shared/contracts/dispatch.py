@@ -68,7 +68,7 @@ class OrderSheet(Contract):
 
 
 class OrderDispatched(Contract):
-    """The order goes to a branch. `round` counts dispatches of the ticket from 1; `unit` is the desk inside the branch."""
+    """The order goes to a branch. `round` counts dispatches of the ticket from 1; `unit` is the branch's desk."""
 
     TYPE: ClassVar = "order.dispatched"
     TOPIC: ClassVar = DISPATCH

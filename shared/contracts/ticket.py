@@ -42,7 +42,7 @@ class CustomerFacts(Contract):
 
 
 class ContactFacts(Contract):
-    """What is known of the contact phone without naming it. `number_prefix` is the first three digits complained about."""
+    """What is known of the contact phone without naming it. `number_prefix`: its first three digits."""
 
     differs: bool = False
     suspended_at: datetime | None = None

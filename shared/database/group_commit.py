@@ -1,4 +1,4 @@
-"""Group commit: while one transaction is in flight the next batch gathers, and an answer waits only for its own batch."""
+"""Group commit: while one transaction is in flight the next batch gathers; an answer waits for its own batch only."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,8 +17,8 @@ MAX_BATCH = 256
 class GroupCommit(Generic[Item, Answer]):
     """Runs `work(transaction, items)` for many callers in one transaction.
 
-    `work` gives one result an item, in order; an exception as a result is raised to that caller alone. When `work` itself
-    fails for another reason than a database that is away, each item is tried in a transaction of its own.
+    `work` gives one result an item, in order; an exception as a result is raised to that caller alone. When `work`
+    itself fails for another reason than a database that is away, each item is tried in a transaction of its own.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ def config(service: str, url: str) -> Config:
 
 
 def run_script(script: str) -> None:
-    """Execute the statements of a migration one by one (the driver takes one at a time). Each ends with `;` at a line's end."""
+    """Execute a migration's statements one by one, as the driver wants it. Each ends with `;` at a line's end."""
     for statement in script.split(";\n"):
         if statement.strip():
             op.execute(statement)

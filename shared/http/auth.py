@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from shared.errors import Forbidden
 from shared.http.keys import KeyStore, Role
 
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """The caller. `actor` is what timelines and events record."""
@@ -29,7 +30,7 @@ class Principal:
             raise Forbidden("not_your_order", "no order of this number is with your branch")
 
 
-class allow(SecurityBase):  # noqa: N801 - read as a phrase: Depends(allow(Role.ops))
+class allow(SecurityBase):
     """A dependency that lets these roles in. 401 without a valid key, 403 with a key of another role."""
 
     def __init__(self, *roles: Role) -> None:

@@ -62,7 +62,8 @@ async def answer_once(
             row = (
                 await connection.execute(
                     text(
-                        "SELECT request_hash, status, answer FROM idempotency_keys WHERE client = :client AND key = :key"
+                        "SELECT request_hash, status, answer FROM idempotency_keys"
+                        " WHERE client = :client AND key = :key"
                     ),
                     {"client": principal.key_id, "key": key},
                 )

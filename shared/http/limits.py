@@ -1,4 +1,4 @@
-"""ASGI guards around every request: body size, trace context, metrics. Plain ASGI, so that nothing is buffered twice."""
+"""ASGI guards around every request: body size, trace context, metrics. Plain ASGI: nothing is buffered twice."""
 
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -6,7 +6,6 @@ from functools import cache
 from typing import Any
 
 from prometheus_client import Counter, Histogram
-
 from starlette.exceptions import HTTPException
 
 from shared.http.problems import problem

@@ -167,8 +167,9 @@ async def set_position(connection: AsyncConnection, topic: str, partition: int, 
     await connection.execute(
         text(
             "INSERT INTO consumer_offsets (topic, partition, next_offset, incarnation, record_at)"
-            " VALUES (:topic, :partition, :next_offset, :incarnation, :record_at) ON CONFLICT (topic, partition) DO UPDATE"
-            " SET next_offset = excluded.next_offset, incarnation = excluded.incarnation, record_at = excluded.record_at"
+            " VALUES (:topic, :partition, :next_offset, :incarnation, :record_at)"
+            " ON CONFLICT (topic, partition) DO UPDATE SET next_offset = excluded.next_offset,"
+            " incarnation = excluded.incarnation, record_at = excluded.record_at"
         ),
         {"topic": topic, "partition": partition, **position._asdict()},
     )

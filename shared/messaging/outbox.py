@@ -21,7 +21,8 @@ async def backlog(connection: AsyncConnection, bound: int) -> Backlog:
     row = (
         await connection.execute(
             text(
-                "SELECT count(*) AS waiting, coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0) AS oldest"
+                "SELECT count(*) AS waiting,"
+                " coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0) AS oldest"
                 " FROM (SELECT created_at FROM outbox WHERE published_at IS NULL ORDER BY id LIMIT :bound) AS waiting"
             ),
             {"bound": bound},

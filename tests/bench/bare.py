@@ -44,9 +44,7 @@ class Answer(BaseModel):
 @app.post("/v1/tickets", status_code=201)
 async def register(body: Body) -> Answer:
     links = {"self": "/v1/tickets/T20261122-0000001", "timeline": "/v1/tickets/T20261122-0000001/timeline"}
-    return Answer(
-        ticket_id="0" * 36, ticket_no="T20261122-0000001", status=body.kind[:10], version=1, links=links
-    )
+    return Answer(ticket_id="0" * 36, ticket_no="T20261122-0000001", status=body.kind[:10], version=1, links=links)
 
 
 if __name__ == "__main__":

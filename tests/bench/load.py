@@ -1,6 +1,6 @@
 """A load generator over raw HTTP/1.1 keep-alive connections, small enough not to be the bottleneck.
 
-Latencies are real seconds from the moment a request was due (paced) or sent (closed loop) to the last byte of its answer.
+Latencies are real seconds from the moment a request was due (paced) or sent (closed loop) to the end of its answer.
 """
 
 import asyncio

@@ -95,9 +95,7 @@ async def check_nothing_lost_nothing_twice(stack: RunningStack, driver: Driver) 
     for ticket in driver.accepted:
         wait_for_status(stack, ticket["ticket_no"], "dispatched")
     wanted = {ticket_id.encode() for ticket_id in ids}
-    records = await read_branch(
-        stack.bootstrap, "jinan", lambda found: wanted <= {record.key for record in found}
-    )
+    records = await read_branch(stack.bootstrap, "jinan", lambda found: wanted <= {record.key for record in found})
     events = {
         (record.key, dict(record.headers)["ce_id"])
         for record in records

@@ -56,7 +56,9 @@ async def test_a_complaint_reaches_its_branch_and_is_closed(stack: RunningStack)
         assert answer.status_code == 404
     finish(stack, ticket["ticket_no"], "qingdao")
     wait_for_status(stack, ticket["ticket_no"], "closed")
-    entries = until(lambda: (found := timeline(stack, ticket["ticket_no"])) and found[-1]["type"] == "ticket.closed" and found)
+    entries = until(
+        lambda: (found := timeline(stack, ticket["ticket_no"])) and found[-1]["type"] == "ticket.closed" and found
+    )
     types = [entry["type"] for entry in entries if entry["service"] != "sla"]
     assert types == [
         "ticket.registered",
@@ -135,7 +137,10 @@ async def test_a_deficient_ticket_comes_back_is_supplemented_and_goes_on(stack: 
     with stack.client("front_line", "intake") as front:
         answer = front.post(
             f"/v1/tickets/{ticket['ticket_no']}/supplement",
-            json={"elements": {"location": "泉城路 1 号", "since": "昨天"}, "place": {"city": "jinan", "address": "泉城路"}},
+            json={
+                "elements": {"location": "泉城路 1 号", "since": "昨天"},
+                "place": {"city": "jinan", "address": "泉城路"},
+            },
         )
     assert answer.status_code == 200, answer.text
     wait_for_status(stack, ticket["ticket_no"], "dispatched")
@@ -170,9 +175,7 @@ async def test_a_withdrawn_ticket_is_recalled_from_its_branch(stack: RunningStac
         )
 
     records = await read_branch(stack.bootstrap, "dezhou", told)
-    sequences = [
-        int(dict(r.headers)["ce_sequence"]) for r in records if r.key == ticket["ticket_id"].encode()
-    ]
+    sequences = [int(dict(r.headers)["ce_sequence"]) for r in records if r.key == ticket["ticket_id"].encode()]
     assert sequences == [1, 2]
 
 

@@ -39,7 +39,7 @@ class Applied:
 
 
 class Recorder:
-    """A projection that stores each effect in a table, waits for a ticket's first event, and cannot stomach one reason."""
+    """A projection that stores each effect, waits for a ticket's first event, and cannot stomach one reason."""
 
     types = frozenset({TicketWithdrawn.TYPE, IncidentJoined.TYPE})
 
@@ -230,7 +230,7 @@ async def test_a_bad_record_is_a_dead_letter_and_the_stream_goes_on(
     await reader.start()
     partition = TopicPartition("gongdan.intake.dlq", 0)
     reader.assign([partition])
-    letters = []
+    letters: list[Any] = []
     while not any(letter.key == str(ticket).encode() for letter in letters):
         letters += (await reader.getmany(partition, timeout_ms=1000))[partition]
     await reader.stop()
@@ -238,9 +238,7 @@ async def test_a_bad_record_is_a_dead_letter_and_the_stream_goes_on(
     assert expected in dict(letter.headers)["dead_error"].decode()
 
 
-async def test_later_events_of_the_ticket_wait_behind_its_dead_letter(
-    bench: Bench, producer: AIOKafkaProducer
-) -> None:
+async def test_later_events_of_the_ticket_wait_behind_its_dead_letter(bench: Bench, producer: AIOKafkaProducer) -> None:
     ticket = new_id()
     async with bench.running(relay=False):
         await send(producer, ticket, 1)
@@ -250,9 +248,7 @@ async def test_later_events_of_the_ticket_wait_behind_its_dead_letter(
     assert await bench.versions(ticket) == [1]
 
 
-async def test_two_processes_share_the_partitions_and_one_takes_over(
-    bench: Bench, producer: AIOKafkaProducer
-) -> None:
+async def test_two_processes_share_the_partitions_and_one_takes_over(bench: Bench, producer: AIOKafkaProducer) -> None:
     tickets = [new_id() for _ in range(60)]
     async with bench.running(relay=False):
         async with bench.running(relay=False):

@@ -6,6 +6,7 @@ Time is event time, the moment of acceptance. Complaints that come late or out o
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from heapq import nsmallest
 from uuid import UUID
 
 from services.sla.domain.clocks import recompute_by_class
@@ -14,6 +15,8 @@ from shared.contracts.sla import IncidentClosed, IncidentJoined, IncidentOpened,
 from shared.contracts.ticket import ClassMark, TicketRef
 from shared.ids import new_id
 from shared.policy import Complaint, assess, batch_members, class_mark, is_appeal, is_repeat
+
+NEAREST_TIMES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,7 @@ def detect_batch(
     if incident is not None:
         _join(book, incident, facts, around, now)
         return
-    near = [each for each in around.complaints.values() if at - window(book) < each.at < at + window(book)]
+    near = _nearest(book, around.complaints.values(), at)
     members = batch_members(book.pack, near)
     if facts.ticket_id not in members:
         return
@@ -145,6 +148,16 @@ def detect_batch(
         incident = _open(book, facts.problem, joining, around, now)
     for member in joining:
         _join(book, incident, member, around, now)
+
+
+def _nearest(book: Rulebook, complaints: Iterable[Complaint], at: datetime) -> list[Complaint]:
+    """The complaints that may share a window with one of that time, the nearest in a number that decides every case but
+    that of a few customers who complain without end."""
+    low, high = at - window(book), at + window(book)
+    near = [each for each in complaints if low < each.at < high]
+    rule = book.pack.detection.batch
+    enough = NEAREST_TIMES * max(rule.ordinary_tickets, rule.vip_customers)
+    return near if len(near) <= enough else nsmallest(enough, near, key=lambda each: abs(each.at - at))
 
 
 def _takes(incident: Incident, at: datetime) -> bool:

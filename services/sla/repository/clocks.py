@@ -19,24 +19,20 @@ _COLUMNS = [
 
 
 def to_run(row: ClockRow) -> ClockRun:
-    return ClockRun(
-        clock_id=row.clock_id,
-        ticket_id=row.ticket_id,
-        kind=row.kind,
-        cycle=row.cycle,
-        state=ClockState(row.state),
-        **{name: getattr(row, name) for name in _COLUMNS},
-    )
+    values = row._asdict()
+    del values["next_at"]
+    values["state"] = ClockState(row.state)
+    return ClockRun(**values)
 
 
-async def open_of(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> list[ClockRun]:
-    """The runs of these tickets to which something may still happen."""
-    rows = await connection.execute(
-        select(clocks)
-        .where(clocks.c.ticket_id == text("ANY(:ids)"), clocks.c.stopped_at.is_(None))
-        .order_by(clocks.c.ticket_id, clocks.c.clock_id),
-        {"ids": list(ticket_ids)},
-    )
+async def open_of(
+    connection: AsyncConnection, ticket_ids: Iterable[UUID], until: datetime | None = None
+) -> list[ClockRun]:
+    """The runs of these tickets to which something may still happen; only those due by `until` where it is given."""
+    query = select(clocks).where(clocks.c.ticket_id == text("ANY(:ids)"), clocks.c.stopped_at.is_(None))
+    if until is not None:
+        query = query.where(clocks.c.next_at <= until)
+    rows = await connection.execute(query.order_by(clocks.c.ticket_id, clocks.c.clock_id), {"ids": list(ticket_ids)})
     return [to_run(row) for row in rows]
 
 

@@ -176,9 +176,15 @@ _UPDATE = (
     )
 )
 
+_UPDATE_VERSION = text(
+    "UPDATE complaint_facts AS f SET version = new.version"
+    " FROM unnest(CAST(:ids AS uuid[]), CAST(:versions AS int[])) AS new(ticket_id, version)"
+    " WHERE f.ticket_id = new.ticket_id"
+)
+
 
 async def save(connection: AsyncConnection, touched: Sequence[Facts]) -> None:
-    """Insert what is new, update what changed."""
+    """Insert what is new, update what changed; where only events were counted, the version alone."""
     fresh = [
         _values(facts) | {"ticket_id": facts.ticket_id, "ticket_no": facts.ticket_no}
         for facts in touched
@@ -189,10 +195,16 @@ async def save(connection: AsyncConnection, touched: Sequence[Facts]) -> None:
     old = [
         {"id": facts.ticket_id} | {f"new_{name}": value for name, value in _values(facts).items()}
         for facts in touched
-        if not facts.is_new
+        if facts.changed and not facts.is_new
     ]
     if old:
         await connection.execute(_UPDATE, old)
+    counted = [facts for facts in touched if not facts.changed and not facts.is_new]
+    if counted:
+        await connection.execute(
+            _UPDATE_VERSION,
+            {"ids": [facts.ticket_id for facts in counted], "versions": [facts.version for facts in counted]},
+        )
 
 
 def _values(facts: Facts) -> dict[str, Any]:

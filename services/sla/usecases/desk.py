@@ -115,13 +115,16 @@ class Desk:
 
 
 async def lock_facts(
-    connection: AsyncConnection, ticket_ids: set[UUID], *, skip_locked: bool = False
+    connection: AsyncConnection, ticket_ids: set[UUID], *, due_by: datetime | None = None
 ) -> dict[UUID, Facts]:
-    """The facts of these tickets, locked in id order, with their open clock runs."""
+    """The facts of these tickets, locked in id order, with their open clock runs.
+
+    With `due_by`, as the sweep asks: only the runs due by then, and without the tickets that another holds just now.
+    """
     if not ticket_ids:
         return {}
-    found = await facts_table.lock_many(connection, ticket_ids, skip_locked=skip_locked)
-    for run in await clocks.open_of(connection, found) if found else ():
+    found = await facts_table.lock_many(connection, ticket_ids, skip_locked=due_by is not None)
+    for run in await clocks.open_of(connection, found, due_by) if found else ():
         found[run.ticket_id].runs.append(run)
     return found
 

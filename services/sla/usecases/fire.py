@@ -40,7 +40,7 @@ async def fire_due(desk: Desk, transaction: Transaction, limit: int) -> Pass:
     # A full batch ends at its last moment, so that later ones of its clocks do not overtake the next batch.
     full = len(candidates) >= limit
     horizon = candidates[-1][1] if full else now
-    found = await lock_facts(connection, {ticket_id for ticket_id, _ in candidates}, skip_locked=True)
+    found = await lock_facts(connection, {ticket_id for ticket_id, _ in candidates}, due_by=horizon)
     book = await desk.book(connection)
     pairs = [(facts, run) for facts in found.values() for run in facts.runs]
     fired = fire_all(book, pairs, horizon, now)

