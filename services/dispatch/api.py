@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from services.dispatch import repository, usecases
-from services.dispatch.domain import OrderStatus, WorkOrder
+from services.dispatch.domain.order import OrderStatus, WorkOrder
 from services.dispatch.schemas import (
     CallbackQueue,
     CallbackResult,

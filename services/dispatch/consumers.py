@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from services.dispatch import domain, repository, usecases
-from services.dispatch.domain import OrderStatus, WorkOrder
+from services.dispatch import repository, usecases
+from services.dispatch.domain import verbs
+from services.dispatch.domain.order import IN_HAND, OVER, RULES, OrderStatus, WorkOrder
 from services.dispatch.schemas import Progress, ReplyIn, Return, Transfer
 from services.dispatch.usecases import Desk
 from shared.contracts.branch import AcceptOrder, ProgressOrder, ReplyOrder, ReturnOrder, TransferOrder
@@ -96,7 +97,7 @@ class DispatchProjection:
             order.status = OrderStatus.ended
             order.closed_at = state.now
         else:
-            domain.end(order, event.type, data.actor, state.now)
+            verbs.end(order, event.type, data.actor, state.now)
         state.by_ticket[event.subject] = state.touched[event.subject] = order
 
     def on_escalation_raised(self, state: Orders, event: Event) -> None:
@@ -104,13 +105,13 @@ class DispatchProjection:
         order = state.by_ticket.get(event.subject)
         if order is None:
             raise NotYet("the order is not dispatched yet")
-        if order.status in domain.OVER or order.ticket is None:
+        if order.status in OVER or order.ticket is None:
             return
-        if data.kind == SILENT_BRANCH and order.status in domain.IN_HAND:
-            domain.urge(order, domain.RULES, state.now, data.reason, data.basis)
+        if data.kind == SILENT_BRANCH and order.status in IN_HAND:
+            verbs.urge(order, RULES, state.now, data.reason, data.basis)
         else:
             ticket = assess(self._desk.pack, order.ticket, add=data.adds)
-            domain.escalate(
+            verbs.escalate(
                 order,
                 ticket,
                 state.now,

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import and_, bindparam, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.dispatch.domain import IN_HAND, OrderStatus, WorkOrder
+from services.dispatch.domain.order import IN_HAND, OrderStatus, WorkOrder
 from services.dispatch.tables import callbacks, work_orders
 from shared.contracts.dispatch import Label, Reply
 from shared.contracts.ticket import TicketSnapshot

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
-from services.dispatch.domain import OrderStatus
+from services.dispatch.domain.order import OrderStatus
 from shared.contracts.dispatch import Label, Reply, Satisfaction
 from shared.contracts.ticket import TicketSnapshot
 

@@ -16,7 +16,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from services.dispatch.domain import OrderStatus
+from services.dispatch.domain.order import OrderStatus
 from shared.messaging.tables import plumbing_tables
 
 metadata = MetaData()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from services.dispatch import domain, repository
-from services.dispatch.domain import Paperwork, WorkOrder
+from services.dispatch import repository
+from services.dispatch.domain import verbs
+from services.dispatch.domain.order import RULES, OrderStatus, Paperwork, WorkOrder
 from services.dispatch.schemas import CallbackResult, Close, Progress, Raise, Reopen, ReplyIn, Return, Transfer, Urge
 from shared.calendar import WorkingCalendar
 from shared.clock import Clock
@@ -80,15 +81,15 @@ def dispatch_approved(
             redispatch=True,
             basis=desk.basis(CHOSEN_BY_PERSON),
         )
-    domain.send(order, decided, desk.paper(ticket), actor, now)
+    verbs.send(order, decided, desk.paper(ticket), actor, now)
 
 
 def accept(desk: Desk, order: WorkOrder, actor: str, now: datetime) -> None:
-    domain.accept(order, actor, now)
+    verbs.accept(order, actor, now)
 
 
 def progress(desk: Desk, order: WorkOrder, request: Progress, actor: str, now: datetime) -> None:
-    domain.progress(order, desk.pack, actor, now, mask(request.note), request.contacted_at, request.marks)
+    verbs.progress(order, desk.pack, actor, now, mask(request.note), request.contacted_at, request.marks)
 
 
 def reply(desk: Desk, order: WorkOrder, request: ReplyIn, actor: str, now: datetime) -> None:
@@ -107,14 +108,14 @@ def reply(desk: Desk, order: WorkOrder, request: ReplyIn, actor: str, now: datet
         onward = route(desk.pack, ticket, network=request.network, previous_branch=order.branch)
     rules = ("GDM-T8", *(onward.basis.rules if onward else ()))
     city = onward.complaint_city if onward is not None else None
-    domain.reply(order, given, actor, now, city, desk.basis(*rules))
+    verbs.reply(order, given, actor, now, city, desk.basis(*rules))
     if onward is not None and onward.redispatch:
-        domain.send(order, onward, desk.paper(ticket), domain.RULES, now)
+        verbs.send(order, onward, desk.paper(ticket), RULES, now)
         return
     needed = callback_needed(desk.pack, ticket, given.model_dump())
     if not needed.needed:
         end = closing(desk.pack, ticket, outcome=given.satisfaction, accepted_at=ticket.accepted_at, closed_at=now)
-        domain.close(order, given.satisfaction, end, domain.RULES, now, rules=needed.basis.rules)
+        verbs.close(order, given.satisfaction, end, RULES, now, rules=needed.basis.rules)
 
 
 def give_back(desk: Desk, order: WorkOrder, request: Return, actor: str, now: datetime) -> None:
@@ -125,14 +126,14 @@ def give_back(desk: Desk, order: WorkOrder, request: Return, actor: str, now: da
     onward = route(desk.pack, order.snapshot, returned_by=branch, return_reason=request.reason_code)
     kept = onward.redispatch and onward.basis.rules != order.route_rules
     note = mask(request.note) if request.note else None
-    domain.give_back(order, desk.pack, actor, now, request.reason_code, note, redispatched=kept)
+    verbs.give_back(order, desk.pack, actor, now, request.reason_code, note, redispatched=kept)
     if kept:
-        domain.send(order, onward, desk.paper(order.snapshot), domain.RULES, now)
+        verbs.send(order, onward, desk.paper(order.snapshot), RULES, now)
 
 
 def transfer(desk: Desk, order: WorkOrder, request: Transfer, actor: str, now: datetime) -> None:
     """The branch passes it to another branch."""
-    domain.transfer(order, desk.pack, actor, now, request.to_branch, mask(request.reason))
+    verbs.transfer(order, desk.pack, actor, now, request.to_branch, mask(request.reason))
     to = Route(
         branch=request.to_branch,
         unit=None,
@@ -142,25 +143,25 @@ def transfer(desk: Desk, order: WorkOrder, request: Transfer, actor: str, now: d
         redispatch=True,
         basis=desk.basis("GDM-T11"),
     )
-    domain.send(order, to, desk.paper(order.snapshot), actor, now)
+    verbs.send(order, to, desk.paper(order.snapshot), actor, now)
 
 
 def raise_up(desk: Desk, order: WorkOrder, request: Raise, actor: str, now: datetime) -> None:
     """To the province, or out to another province: the class changes, and with it the limit (8.3 no. 18)."""
     mark = class_mark(desk.pack, RAISED if request.to == "province" else SENT_OUT)
     ticket = assess(desk.pack, order.snapshot, add=(mark,))
-    domain.raise_up(order, actor, now, request.to, mask(request.reason), ticket, (mark,), desk.basis(mark.rule))
+    verbs.raise_up(order, actor, now, request.to, mask(request.reason), ticket, (mark,), desk.basis(mark.rule))
 
 
 def urge(desk: Desk, order: WorkOrder, request: Urge, actor: str, now: datetime) -> None:
-    domain.urge(order, actor, now, mask(request.reason), desk.basis("SDM-S7"))
+    verbs.urge(order, actor, now, mask(request.reason), desk.basis("SDM-S7"))
 
 
 def record_callback(desk: Desk, order: WorkOrder, request: CallbackResult, actor: str, now: datetime) -> None:
     """A callback, and what the pack says follows: close, try again, reopen, or a person decides."""
     ticket = order.snapshot
     note = mask(request.note) if request.note else None
-    domain.callback(order, request.outcome, note, actor, now)
+    verbs.callback(order, request.outcome, note, actor, now)
     then = after_callback(
         desk.pack,
         outcome=request.outcome,
@@ -170,9 +171,9 @@ def record_callback(desk: Desk, order: WorkOrder, request: CallbackResult, actor
     )
     if then.action == "close":
         end = closing(desk.pack, ticket, outcome=request.outcome, accepted_at=ticket.accepted_at, closed_at=now)
-        domain.close(order, request.outcome, end, domain.RULES, now, rules=then.basis.rules)
+        verbs.close(order, request.outcome, end, RULES, now, rules=then.basis.rules)
     elif then.action == "reopen":
-        _send_again(desk, order, domain.RULES, now, f"callback: {request.outcome}", then.basis)
+        _send_again(desk, order, RULES, now, f"callback: {request.outcome}", then.basis)
     else:
         order.needs_person = then.action == "person"
 
@@ -180,7 +181,7 @@ def record_callback(desk: Desk, order: WorkOrder, request: CallbackResult, actor
 def close(desk: Desk, order: WorkOrder, request: Close, actor: str, now: datetime) -> None:
     ticket = order.snapshot
     end = closing(desk.pack, ticket, outcome=request.outcome, accepted_at=ticket.accepted_at, closed_at=now)
-    domain.close(order, request.outcome, end, actor, now, mask(request.note) if request.note else None)
+    verbs.close(order, request.outcome, end, actor, now, mask(request.note) if request.note else None)
 
 
 def reopen(desk: Desk, order: WorkOrder, request: Reopen, actor: str, now: datetime) -> None:
@@ -188,8 +189,8 @@ def reopen(desk: Desk, order: WorkOrder, request: Reopen, actor: str, now: datet
 
 
 def _send_again(desk: Desk, order: WorkOrder, actor: str, now: datetime, reason: str, basis: Basis) -> None:
-    to = domain.reopen(order, actor, now, reason, basis)
-    domain.send(order, to, desk.paper(order.snapshot), actor, now)
+    to = verbs.reopen(order, actor, now, reason, basis)
+    verbs.send(order, to, desk.paper(order.snapshot), actor, now)
 
 
 # ---- the same, over HTTP -------------------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ async def act(
         raise NotFound("order_not_found", "no order of this number")
     order = repository.to_order(await repository.lock(transaction.connection, found.ticket_id))
     principal.must_hold(order.branch)
-    if principal.role is Role.branch and order.status is domain.OrderStatus.raised:
+    if principal.role is Role.branch and order.status is OrderStatus.raised:
         raise Conflict("order_raised", "the order was raised; the province answers it")
     now = desk.clock.now()
     verb(order, principal.actor, now)

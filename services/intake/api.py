@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from services.intake import repository, usecases
+from services.intake import repository
 from services.intake.domain import TicketStatus
 from services.intake.schemas import (
     AnswerTicket,
@@ -22,7 +22,9 @@ from services.intake.schemas import (
     TimelineEntry,
     WithdrawTicket,
 )
-from services.intake.usecases import Desk, Registration, links, may_see
+from services.intake.usecases import change, register
+from services.intake.usecases.desk import Desk, check_channel, links, may_see
+from services.intake.usecases.register import Registration
 from shared.contracts.ticket import TicketSnapshot
 from shared.database.engine import Database
 from shared.database.group_commit import GroupCommit
@@ -60,7 +62,7 @@ def routes(
         response_model=TicketAccepted,
         responses={400: {"model": Problem}, 413: {"model": Problem}},
     )
-    async def register(
+    async def register_ticket(
         http: Request,
         request: RegisterTicket,
         principal: Annotated[Principal, Depends(allow(*FRONT))],
@@ -68,8 +70,8 @@ def routes(
     ) -> Response:
         """Safe to repeat: with the same `Idempotency-Key`, or the same `channel` and `external_id`, the first answer
         comes again. 201 is sent only after the ticket is stored for good."""
-        usecases.check_channel(principal, request.channel)
-        usecases.check_known(desk, request)
+        check_channel(principal, request.channel)
+        register.check_known(desk, request)
         if relay.waiting > backlog_limit:
             return unavailable("too many events wait for the broker; try again later", "backlog_full")
         registration = Registration(request, principal, idempotency_key, request_hash(await http.body()))
@@ -163,7 +165,7 @@ def routes(
         reference: TicketReference, principal: Annotated[Principal, Depends(allow(*HANDLERS))]
     ) -> Response:
         ticket_no, personal = await database.write(
-            lambda transaction: usecases.read_contact(desk, transaction, principal, ticket_reference(reference))
+            lambda transaction: change.read_contact(desk, transaction, principal, ticket_reference(reference))
         )
         return _json(
             Contact(
@@ -190,7 +192,7 @@ def routes(
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         async def work(transaction: Any) -> tuple[int, bytes]:
-            done = await usecases.supplement_ticket(desk, transaction, principal, ticket_reference(reference), request)
+            done = await change.supplement_ticket(desk, transaction, principal, ticket_reference(reference), request)
             return 200, done.model_dump_json().encode()
 
         return await answer_once(database, principal, idempotency_key, await _hash(http), work)
@@ -209,7 +211,7 @@ def routes(
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         async def work(transaction: Any) -> tuple[int, bytes]:
-            done = await usecases.withdraw_ticket(desk, transaction, principal, ticket_reference(reference), request)
+            done = await change.withdraw_ticket(desk, transaction, principal, ticket_reference(reference), request)
             return 200, done.model_dump_json().encode()
 
         return await answer_once(database, principal, idempotency_key, await _hash(http), work)
@@ -228,7 +230,7 @@ def routes(
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         async def work(transaction: Any) -> tuple[int, bytes]:
-            done = await usecases.answer_ticket(desk, transaction, principal, ticket_reference(reference), request)
+            done = await change.answer_ticket(desk, transaction, principal, ticket_reference(reference), request)
             return 200, done.model_dump_json().encode()
 
         return await answer_once(database, principal, idempotency_key, await _hash(http), work)

@@ -1,10 +1,11 @@
 """Composition of intake: settings → database, broker, policy → HTTP and background roles."""
 
-from services.intake import api, usecases
+from services.intake import api
 from services.intake.consumers import Intake
 from services.intake.settings import Settings
 from services.intake.tables import plumbing
-from services.intake.usecases import Desk, Registration
+from services.intake.usecases.desk import Desk
+from services.intake.usecases.register import Registration, register_tickets
 from shared.database.group_commit import GroupCommit
 from shared.policy import load_pack
 from shared.privacy import Vault
@@ -16,7 +17,7 @@ def build(settings: Settings) -> Service:
     vault = Vault(settings.data_key.get_secret_value(), settings.index_key.get_secret_value())
     desk = Desk(load_pack(settings.policy_pack), vault, service.clock)
     registrations: GroupCommit[Registration, bytes] = GroupCommit(
-        service.database, lambda transaction, items: usecases.register_tickets(desk, transaction, items)
+        service.database, lambda transaction, items: register_tickets(desk, transaction, items)
     )
     service.routes(api.routes(desk, service.database, registrations, service.relay, settings.outbox_backlog_limit))
     service.consume(Intake(service.clock))

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from services.intake import repository
 from services.intake.domain import ORDER_STATUS, REVIEW_STATUS, TERMINAL, TicketStatus, overall
-from services.intake.usecases import entry
+from services.intake.usecases.desk import entry
 from shared.clock import Clock
 from shared.contracts import dispatch, review, sla
 from shared.contracts.ticket import Contract, TicketSnapshot

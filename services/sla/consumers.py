@@ -4,6 +4,7 @@ Between publishers nothing is ordered. An event on a ticket that is not register
 a stop that comes before its start is remembered (`domain/clocks.py`).
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -110,7 +111,7 @@ class SlaProjection:
         self, transaction: Transaction, book: Rulebook, carried: Sequence[_Carried]
     ) -> tuple[dict[str, Neighbourhood], set[UUID]]:
         """Lock the problems that these tickets come to and read what lies near; and the stored complaints that may
-        become members. A complaint that an incident covers reads nothing, however many there are of it."""
+        become members. For one that an incident covers nothing is counted, however many there are of it."""
         complaints: dict[str, dict[UUID, Complaint]] = {}
         for each in carried:
             if each.complaint is not None and each.problem is not None:
@@ -120,30 +121,26 @@ class SlaProjection:
         connection = transaction.connection
         await facts_table.lock_problems(connection, complaints)
         earliest = min(each.at for group in complaints.values() for each in group.values())
-        reach = detection.window(book) + detection.quiet(book)
-        incidents = await incidents_table.of_problems(connection, complaints, earliest - reach)
+        window, quiet = detection.window(book), detection.quiet(book)
+        incidents = await incidents_table.of_problems(connection, complaints, earliest - window - quiet)
         around = {key: Neighbourhood(incidents.get(key, [])) for key in complaints}
+        reaches = []
+        for key, group in complaints.items():
+            low = min([each.at for each in group.values()] + [each.first_at for each in around[key].incidents])
+            high = max([each.at for each in group.values()] + [each.last_at for each in around[key].incidents])
+            reaches.append((key, low - window, high + max(window, quiet)))
+        for key, complaint in await facts_table.loose_complaints(connection, reaches):
+            around[key].add(complaint)
         spans = [
-            (key, low - detection.window(book), high + detection.window(book))
+            (key, low - window, high + window)
             for key, group in complaints.items()
-            for low, high in _clusters(
-                [
-                    each.at
-                    for each in group.values()
-                    if detection.covering(book, around[key].incidents, each.at) is None
-                ],
-                detection.window(book),
-            )
+            for low, high in _clusters(_in_question(book, list(group.values()), around[key]), window)
         ]
-        if not spans:
-            return around, set()
-        for key, complaint, incident_id in await facts_table.complaints_near(connection, spans):
-            around[key].complaints[complaint.ticket_id] = complaint
-            if incident_id is not None:
-                around[key].incident_of[complaint.ticket_id] = incident_id
+        for key, complaint, incident_id in await facts_table.complaints_near(connection, spans) if spans else ():
+            around[key].add(complaint, incident_id)
         members: set[UUID] = set()
-        for key in {key for key, _, _ in spans}:
-            members |= detection.candidates(book, complaints[key].values(), around[key])
+        for key, near in around.items():
+            members |= detection.may_join(book, complaints[key].values(), near)
         return around, members
 
     # ---- applying ------------------------------------------------------------------------------------------------
@@ -275,6 +272,19 @@ def _carried(pack: Pack, event: Event) -> _Carried:
     if problem is not None and counts_for_batch(pack, ticket):
         complaint = Complaint(event.subject, ticket.customer.key, is_vip(pack, ticket), ticket.accepted_at)
     return _Carried(event, ticket, problem, complaint)
+
+
+def _in_question(book: Rulebook, fresh: list[Complaint], around: Neighbourhood) -> list[datetime]:
+    """The moments around which complaints must be counted: fresh ones that no incident covers, and loose ones near a
+    fresh one. Around a loose one there are few, or it would be a member."""
+    times = sorted(each.at for each in fresh)
+    window = detection.window(book)
+    questions = [each for each in times if detection.covering(book, around.incidents, each) is None]
+    for loose in around.loose.values():
+        index = bisect_right(times, loose.at - window)
+        if index < len(times) and times[index] < loose.at + window:
+            questions.append(loose.at)
+    return questions
 
 
 def _clusters(times: list[datetime], gap: timedelta) -> list[tuple[datetime, datetime]]:

@@ -32,6 +32,7 @@ SERVER_SETTINGS = {
     "lock_timeout": "10000",
     "idle_in_transaction_session_timeout": "15000",
     "jit": "off",
+    "random_page_cost": "1.1",
     "application_name": "gongdan",
 }
 POOL_TIMEOUT_SECONDS = 5.0

@@ -19,18 +19,18 @@ CREATE TABLE outbox (
 CREATE INDEX ix_outbox_unpublished ON outbox (id) WHERE published_at IS NULL;
 CREATE TABLE outbox_default PARTITION OF outbox DEFAULT;
 CREATE TABLE inbox (
-    publisher text NOT NULL,
     subject uuid NOT NULL,
+    publisher text NOT NULL,
     version integer NOT NULL,
-    PRIMARY KEY (publisher, subject)
+    PRIMARY KEY (subject, publisher)
 ) WITH (fillfactor = 80);
 CREATE TABLE inbox_commands (
     event_id uuid PRIMARY KEY,
     seen_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE TABLE parked_events (
-    publisher text NOT NULL,
     subject uuid NOT NULL,
+    publisher text NOT NULL,
     version integer NOT NULL,
     topic text NOT NULL,
     partition integer NOT NULL,
@@ -39,9 +39,8 @@ CREATE TABLE parked_events (
     payload bytea NOT NULL,
     reason text NOT NULL,
     parked_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (publisher, subject, version)
+    PRIMARY KEY (subject, publisher, version)
 );
-CREATE INDEX ix_parked_events_subject ON parked_events (subject);
 CREATE TABLE dead_letters (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     topic text NOT NULL,

@@ -9,6 +9,7 @@ What must stay true:
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import defaultdict
 from typing import Any
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 BATCH = 500
 IDLE_SECONDS = 0.2
+# After a wake-up, time for more to come, so that one pass sends them together.
+GATHER_SECONDS = 0.01
 BACKOFF_SECONDS = 1.0
 REQUEST_TIMEOUT_MS = 5_000
 WAVE_TIMEOUT_SECONDS = 15.0
@@ -91,10 +94,9 @@ class Relay:
                 await self._discard()
                 await asyncio.sleep(BACKOFF_SECONDS)
                 continue
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), IDLE_SECONDS)
-            except TimeoutError:
-                pass
+                await asyncio.sleep(GATHER_SECONDS)
 
     async def _pass(self) -> int:
         """Publish one batch; the number of rows found. Raises when the broker or the database is away."""

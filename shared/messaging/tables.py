@@ -56,8 +56,8 @@ def plumbing_tables(metadata: MetaData) -> Plumbing:
     inbox = Table(
         "inbox",
         metadata,
-        Column("publisher", Text, primary_key=True),
         Column("subject", Uuid, primary_key=True),
+        Column("publisher", Text, primary_key=True),
         Column("version", Integer, nullable=False),
     )
     inbox_commands = Table(
@@ -69,8 +69,8 @@ def plumbing_tables(metadata: MetaData) -> Plumbing:
     parked_events = Table(
         "parked_events",
         metadata,
-        Column("publisher", Text, primary_key=True),
         Column("subject", Uuid, primary_key=True),
+        Column("publisher", Text, primary_key=True),
         Column("version", Integer, primary_key=True),
         Column("topic", Text, nullable=False),
         Column("partition", Integer, nullable=False),
@@ -79,7 +79,6 @@ def plumbing_tables(metadata: MetaData) -> Plumbing:
         Column("payload", LargeBinary, nullable=False),
         Column("reason", Text, nullable=False),
         Column("parked_at", Time, nullable=False, server_default=text("now()")),
-        Index("ix_parked_events_subject", "subject"),
     )
     dead_letters = Table(
         "dead_letters",

@@ -32,12 +32,21 @@ class Earlier:
 class Neighbourhood:
     """What is known around the complaints of one problem: its incidents, and complaints near in time.
 
-    `incident_of` tells which of the complaints are members already.
+    `loose` are those of the complaints that belong to no incident, `incident_of` tells of the others.
     """
 
     incidents: list[Incident] = field(default_factory=list)
     complaints: dict[UUID, Complaint] = field(default_factory=dict)
+    loose: dict[UUID, Complaint] = field(default_factory=dict)
     incident_of: dict[UUID, UUID] = field(default_factory=dict)
+
+    def add(self, complaint: Complaint, incident_id: UUID | None = None) -> None:
+        self.complaints[complaint.ticket_id] = complaint
+        if incident_id is None:
+            self.loose[complaint.ticket_id] = complaint
+        else:
+            self.incident_of[complaint.ticket_id] = incident_id
+            self.loose.pop(complaint.ticket_id, None)
 
 
 def window(book: Rulebook) -> timedelta:
@@ -127,27 +136,51 @@ def detect_batch(
 ) -> None:
     """Put a complaint into the incident it belongs to, or open one when it completes a batch (GDM-D6, DET-09).
 
-    `known` holds the facts of every complaint that may become a member.
+    Whatever the order of arrival, the members are the same: loose complaints that the incident now covers, or that
+    share a full window with the new one, join with it. `known` holds the facts of all that may join.
     """
     if facts.problem is None or not facts.counts or facts.incident_id is not None:
         return
+    around.add(facts.complaint)
     at = facts.ticket.accepted_at
-    around.complaints[facts.ticket_id] = facts.complaint
-    incident = covering(book, around.incidents, at)
-    if incident is not None:
-        _join(book, incident, facts, around, now)
-        return
-    near = _nearest(book, around.complaints.values(), at)
-    members = batch_members(book.pack, near)
-    if facts.ticket_id not in members:
-        return
-    joining = [known[each] for each in sorted(members) if each in known and known[each].incident_id is None]
-    adjacent = {around.incident_of[each] for each in members if each in around.incident_of}
-    incident = next((each for each in around.incidents if each.incident_id in adjacent and _takes(each, at)), None)
+    grew = _admit(book, facts, around, known, now)
+    while grew and around.loose:
+        grew = False
+        for loose in list(around.loose.values()):
+            near = abs(loose.at - at) < window(book) or covering(book, around.incidents, loose.at) is not None
+            if near and loose.ticket_id in known and loose.ticket_id in around.loose:
+                grew = _admit(book, known[loose.ticket_id], around, known, now) or grew
+
+
+def _admit(book: Rulebook, facts: Facts, around: Neighbourhood, known: Mapping[UUID, Facts], now: datetime) -> bool:
+    """Make a complaint a member where it belongs, with the loose ones of its windows. False when it belongs nowhere."""
+    if facts.problem is None:
+        return False
+    incident, members = _place(book, around, facts.complaint)
+    joining = [known[each] for each in sorted(members) if each in known]
+    if not joining:
+        return False
     if incident is None:
         incident = _open(book, facts.problem, joining, around, now)
     for member in joining:
         _join(book, incident, member, around, now)
+    return True
+
+
+def _place(book: Rulebook, around: Neighbourhood, complaint: Complaint) -> tuple[Incident | None, set[UUID]]:
+    """Where a complaint belongs, and which loose ones with it: (incident, itself) where one covers it, (incident or
+    None for a new one, the members of its windows) where a threshold is reached, else (None, nobody)."""
+    incident = covering(book, around.incidents, complaint.at)
+    if incident is not None:
+        return incident, {complaint.ticket_id}
+    members = batch_members(book.pack, _nearest(book, around.complaints.values(), complaint.at))
+    if complaint.ticket_id not in members:
+        return None, set()
+    adjacent = {around.incident_of[each] for each in members if each in around.incident_of}
+    incident = next(
+        (each for each in around.incidents if each.incident_id in adjacent and _takes(each, complaint.at)), None
+    )
+    return incident, {each for each in members if each in around.loose}
 
 
 def _nearest(book: Rulebook, complaints: Iterable[Complaint], at: datetime) -> list[Complaint]:
@@ -206,15 +239,15 @@ def _open(book: Rulebook, problem: Problem, members: list[Facts], around: Neighb
 
 
 def _join(book: Rulebook, incident: Incident, facts: Facts, around: Neighbourhood, now: datetime) -> None:
-    """Make a ticket a member. A closed incident keeps its span towards later times, so that it cannot grow for ever."""
+    """Make a ticket a member. A closed incident grows in the past only: what goes on now must open a new one."""
     rule = book.pack.detection.batch
     at = facts.ticket.accepted_at
     facts.incident_id = incident.incident_id
     facts.changed = True
-    around.incident_of[facts.ticket_id] = incident.incident_id
+    around.add(facts.complaint, incident.incident_id)
     incident.member_count += 1
     incident.first_at = min(incident.first_at, at)
-    if incident.status is IncidentStatus.open:
+    if incident.status is IncidentStatus.open or at + quiet(book) < now:
         incident.last_at = max(incident.last_at, at)
     incident.changed = True
     facts.record(
@@ -254,9 +287,10 @@ def close(book: Rulebook, incident: Incident, now: datetime) -> None:
     )
 
 
-def candidates(book: Rulebook, fresh: Iterable[Complaint], around: Neighbourhood) -> set[UUID]:
-    """Complaints stored earlier that may become members because of the fresh ones; their facts must be locked."""
-    complaints = dict(around.complaints)
-    complaints.update({each.ticket_id: each for each in fresh})
-    members = batch_members(book.pack, list(complaints.values()))
-    return {each for each in members if each in around.complaints and each not in around.incident_of}
+def may_join(book: Rulebook, fresh: Iterable[Complaint], around: Neighbourhood) -> set[UUID]:
+    """Stored loose complaints that may become members because of the fresh ones; their facts must be locked."""
+    if not around.incidents:
+        complaints = around.complaints | {each.ticket_id: each for each in fresh}
+        if not batch_members(book.pack, list(complaints.values())):
+            return set()
+    return set(around.loose)

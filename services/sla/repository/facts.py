@@ -144,6 +144,28 @@ async def accepted_after(connection: AsyncConnection, closed: Mapping[UUID, date
     return {row.ticket_id for row in rows}
 
 
+async def loose_complaints(
+    connection: AsyncConnection, spans: Sequence[tuple[str, datetime, datetime]]
+) -> list[tuple[str, Complaint]]:
+    """For each (problem, from, until): the complaints accepted strictly between that belong to no incident."""
+    rows = await connection.execute(
+        text(
+            "SELECT wanted.key, found.* FROM unnest(CAST(:keys AS text[]), CAST(:lows AS timestamptz[]),"
+            " CAST(:highs AS timestamptz[])) AS wanted(key, low, high),"
+            " LATERAL (SELECT ticket_id, customer_key, vip, accepted_at FROM complaint_facts AS f"
+            " WHERE f.problem_key = wanted.key AND f.counts AND f.incident_id IS NULL AND f.accepted_at > wanted.low"
+            " AND f.accepted_at < wanted.high ORDER BY f.accepted_at LIMIT :limit) AS found"
+        ),
+        {
+            "keys": [key for key, _, _ in spans],
+            "lows": [low for _, low, _ in spans],
+            "highs": [high for _, _, high in spans],
+            "limit": NEAR_LIMIT,
+        },
+    )
+    return [(row.key, Complaint(row.ticket_id, row.customer_key, row.vip, row.accepted_at)) for row in rows]
+
+
 async def complaints_near(
     connection: AsyncConnection, spans: Sequence[tuple[str, datetime, datetime]]
 ) -> list[tuple[str, Complaint, UUID | None]]:

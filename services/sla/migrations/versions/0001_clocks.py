@@ -32,6 +32,8 @@ CREATE INDEX ix_complaint_facts_archived ON complaint_facts (customer_key, probl
     WHERE archived_at IS NOT NULL;
 CREATE INDEX ix_complaint_facts_customer ON complaint_facts (customer_key, accepted_at);
 CREATE INDEX ix_complaint_facts_problem ON complaint_facts (problem_key, accepted_at) WHERE counts;
+CREATE INDEX ix_complaint_facts_loose ON complaint_facts (problem_key, accepted_at)
+    WHERE counts AND incident_id IS NULL;
 CREATE INDEX ix_complaint_facts_incident ON complaint_facts (incident_id, ticket_id) WHERE incident_id IS NOT NULL;
 -- next_at holds the next moment at which anything is due, so the cost of the sweep follows what is due. Dead entries
 -- gather at the head of that index; frequent small vacuums keep it short (findings B5).

@@ -16,19 +16,24 @@
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel
-
+from services.dispatch.domain.order import (
+    IN_HAND,
+    OVER,
+    RULES,
+    WITH_BRANCH,
+    Callback,
+    OrderStatus,
+    Paperwork,
+    WorkOrder,
+    sheet,
+)
 from shared.contracts.dispatch import (
     CallbackRecorded,
     Label,
-    Links,
     OrderAccepted,
-    OrderCustomer,
     OrderDispatched,
     OrderEscalated,
     OrderProgressed,
@@ -36,7 +41,6 @@ from shared.contracts.dispatch import (
     OrderRecalled,
     OrderReplied,
     OrderReturned,
-    OrderSheet,
     OrderTransferred,
     OrderUrged,
     Reply,
@@ -45,124 +49,8 @@ from shared.contracts.dispatch import (
     TicketReopened,
 )
 from shared.contracts.ticket import Basis, ClassMark, Limit, TicketSnapshot
-from shared.contracts.topics import branch_topic
 from shared.errors import Conflict, Invalid
 from shared.policy import Closing, Pack, Route, return_reason
-from shared.subject import Outgoing, Subject
-
-RULES = "rules"
-
-
-class OrderStatus(StrEnum):
-    dispatched = "dispatched"
-    accepted = "accepted"
-    replied = "replied"
-    returned = "returned"
-    raised = "raised"
-    closed = "closed"
-    ended = "ended"
-
-
-WITH_BRANCH = frozenset({OrderStatus.dispatched, OrderStatus.accepted})
-IN_HAND = WITH_BRANCH | {OrderStatus.raised}
-OVER = frozenset({OrderStatus.closed, OrderStatus.ended})
-
-
-@dataclass(slots=True)
-class Callback:
-    """One callback, still to be stored."""
-
-    attempt: int
-    outcome: Satisfaction
-    note: str | None
-    actor: str
-    at: datetime
-
-
-@dataclass(slots=True)
-class WorkOrder(Subject):
-    """The order of one ticket.
-
-    `branch_version` counts its records on branches' topics, `attempts` the callbacks since the last reply, `calls` all.
-    """
-
-    ticket_no: str = ""
-    ticket: TicketSnapshot | None = None
-    status: OrderStatus = OrderStatus.dispatched
-    round: int = 0
-    branch: str | None = None
-    unit: str | None = None
-    complaint_city: str | None = None
-    instruction: Label | None = None
-    route_rules: tuple[str, ...] = ()
-    reply: Reply | None = None
-    rung: int = 0
-    reopened: int = 0
-    attempts: int = 0
-    calls: int = 0
-    needs_person: bool = False
-    outcome: Satisfaction | None = None
-    branch_version: int = 0
-    dispatched_at: datetime | None = None
-    closed_at: datetime | None = None
-    is_new: bool = False
-    changed: bool = False
-    callbacks: list[Callback] = field(default_factory=list)
-
-    def record_for_branch(self, event: BaseModel, time: datetime, branch: str) -> None:
-        """Record on our own topic and, as the next record of this ticket, on the branch's."""
-        self.record(event, time)
-        self.branch_version += 1
-        self.pending.append(Outgoing(event, self.branch_version, time, branch_topic(branch)))
-
-    @property
-    def snapshot(self) -> TicketSnapshot:
-        if self.ticket is None:
-            raise Conflict("order_ended", "the ticket ended before it was dispatched")
-        return self.ticket
-
-
-@dataclass(frozen=True, slots=True)
-class Paperwork:
-    """What an order sheet needs besides the ticket."""
-
-    pack: Pack
-    limits: tuple[Limit, ...]
-    contact_url: str
-    order_url: str
-
-
-def sheet(order: WorkOrder, paper: Paperwork) -> OrderSheet:
-    """All that a branch needs to act on, with absolute due times."""
-    ticket = order.snapshot
-    category = paper.pack.category_by_code.get(ticket.category)
-    return OrderSheet(
-        ticket_no=ticket.ticket_no,
-        kind=ticket.kind,
-        category=ticket.category,
-        category_label=category.path_label if category else Label(zh=ticket.category, en=ticket.category),
-        content=ticket.content,
-        customer=OrderCustomer(
-            tier=ticket.customer.tier,
-            brand=ticket.customer.brand,
-            home_city=ticket.customer.home_city,
-            group_rating=ticket.customer.group_rating,
-        ),
-        occurred_at=ticket.occurred_at,
-        accepted_at=ticket.accepted_at,
-        place=ticket.place,
-        elements=ticket.elements,
-        amount=ticket.amount,
-        agent=ticket.agent,
-        classes=ticket.classes,
-        urgency=ticket.urgency,
-        limits=paper.limits,
-        links=Links(
-            contact=f"{paper.contact_url}/v1/tickets/{order.ticket_no}/contact",
-            order=f"{paper.order_url}/v1/orders/{order.ticket_no}",
-            reply=f"{paper.order_url}/v1/orders/{order.ticket_no}/reply",
-        ),
-    )
 
 
 def send(order: WorkOrder, to: Route, paper: Paperwork, actor: str, now: datetime) -> None:

@@ -1,0 +1,1 @@
+"""What intake does. Each function works inside the caller's transaction and never commits."""

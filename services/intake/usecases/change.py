@@ -1,0 +1,172 @@
+"""What happens to a ticket after its registration: supplement, withdrawal, first-contact answer, contact reads."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from services.intake import repository
+from services.intake.domain import (
+    TicketStatus,
+    must_allow_answer,
+    must_allow_supplement,
+    must_allow_withdrawal,
+    overall,
+)
+from services.intake.schemas import AnswerTicket, Personal, SupplementTicket, TicketAccepted, WithdrawTicket
+from services.intake.usecases.desk import Desk, entry, links, may_see, refuse_unknown
+from services.intake.usecases.picture import contact_of, masked_elements, place_of
+from shared.contracts.intake import TicketAnswered, TicketSupplemented, TicketWithdrawn
+from shared.contracts.ticket import Basis, TicketSnapshot
+from shared.database.engine import Transaction
+from shared.errors import NotFound
+from shared.http.auth import Principal
+from shared.ids import new_id
+from shared.policy import assess, known
+from shared.privacy import mask
+
+
+async def supplement_ticket(
+    desk: Desk, transaction: Transaction, principal: Principal, reference: UUID | str, request: SupplementTicket
+) -> TicketAccepted:
+    """Add what a return asked for; the ticket goes to review again. Acceptance, and so every promise, stays."""
+    row = await _locked(transaction, reference, principal)
+    must_allow_supplement(TicketStatus(row.status))
+    now = desk.clock.business(await transaction.now())
+    before = TicketSnapshot.model_validate(row.snapshot)
+    refuse_unknown(
+        known(
+            desk.pack,
+            channel=before.channel,
+            kind=before.kind,
+            category=before.category,
+            home_city=before.customer.home_city,
+            place_city=request.place.city if request.place else None,
+            tier=before.customer.tier,
+            brand=before.customer.brand,
+            flags=request.flags or (),
+            elements=request.elements,
+        )
+    )
+    personal = Personal.model_validate_json(desk.vault.open(row.ticket_id, row.personal))
+    changed = tuple(sorted(request.model_fields_set - {"note"}))
+    personal = personal.model_copy(
+        update={
+            "content": f"{personal.content}\n{request.content}" if request.content else personal.content,
+            "contact_phone": request.contact_phone or personal.contact_phone,
+            "address": request.place.address if request.place and request.place.address else personal.address,
+            "elements": personal.elements | request.elements,
+        }
+    )
+    suspended = request.contact_suspended_at if request.contact_phone else before.contact.suspended_at
+    snapshot = assess(
+        desk.pack,
+        before.model_copy(
+            update={
+                "content": mask(personal.content, personal.name),
+                "contact": contact_of(personal.phone, personal.contact_phone, suspended, personal.content),
+                "occurred_at": request.occurred_at or before.occurred_at,
+                "submitted_at": now,
+                "place": place_of(desk.pack, request.place, personal.name) or before.place,
+                "elements": before.elements | masked_elements(request.elements, personal.name),
+                "amount": request.amount if request.amount is not None else before.amount,
+                "call_serial": request.call_serial or before.call_serial,
+                "flags": before.flags if request.flags is None else tuple(dict.fromkeys(request.flags)),
+            }
+        ),
+    )
+    event = TicketSupplemented(ticket=snapshot, changed=changed, note=_masked(request.note), actor=principal.actor)
+    version = row.version + 1
+    event_id = transaction.publish(event, subject=row.ticket_id, version=version, time=now)
+    order = TicketStatus(row.order_status) if row.order_status else None
+    review = TicketStatus.in_review if order else None
+    status = overall(TicketStatus(row.status), review, order)
+    await repository.save(
+        transaction.connection,
+        row.ticket_id,
+        status=status,
+        review_status=review,
+        snapshot=snapshot.model_dump(mode="json", exclude_none=True),
+        personal=desk.vault.seal(row.ticket_id, personal.model_dump_json().encode()),
+        version=version,
+        updated_at=now,
+    )
+    details = {"changed": list(changed)} | ({"note": _masked(request.note)} if request.note else {})
+    await repository.add_timeline(
+        transaction.connection,
+        [entry(row.ticket_id, event_id, now, event.TYPE, principal.actor, ["SDM-R8"], details)],
+    )
+    return _accepted(row, status, version)
+
+
+async def withdraw_ticket(
+    desk: Desk, transaction: Transaction, principal: Principal, reference: UUID | str, request: WithdrawTicket
+) -> TicketAccepted:
+    row = await _locked(transaction, reference, principal)
+    must_allow_withdrawal(TicketStatus(row.status))
+    event = TicketWithdrawn(ticket_no=row.ticket_no, reason=mask(request.reason), actor=principal.actor)
+    return await _end(desk, transaction, row, event, TicketStatus.withdrawn, [], {"reason": event.reason})
+
+
+async def answer_ticket(
+    desk: Desk, transaction: Transaction, principal: Principal, reference: UUID | str, request: AnswerTicket
+) -> TicketAccepted:
+    """Solved at first contact (RTE-01)."""
+    row = await _locked(transaction, reference, principal)
+    must_allow_answer(TicketStatus(row.status))
+    rules = ("RTE-01",)
+    basis = Basis(pack=desk.pack.id, version=desk.pack.version, rules=rules)
+    event = TicketAnswered(ticket_no=row.ticket_no, answer=mask(request.answer), basis=basis, actor=principal.actor)
+    return await _end(desk, transaction, row, event, TicketStatus.answered, rules, {"answer": event.answer})
+
+
+async def read_contact(
+    desk: Desk, transaction: Transaction, principal: Principal, reference: UUID | str
+) -> tuple[str, Personal]:
+    """The personal data of a ticket, for who handles it now; the read is written down first."""
+    row = await _locked(transaction, reference, principal)
+    if row.personal is None:
+        raise NotFound("contact_erased", "the personal data of this ticket was erased")
+    now = desk.clock.business(await transaction.now())
+    await repository.add_timeline(
+        transaction.connection, [entry(row.ticket_id, new_id(), now, "contact.read", principal.actor)]
+    )
+    return row.ticket_no, Personal.model_validate_json(desk.vault.open(row.ticket_id, row.personal))
+
+
+async def _end(
+    desk: Desk,
+    transaction: Transaction,
+    row: Any,
+    event: TicketWithdrawn | TicketAnswered,
+    status: TicketStatus,
+    rules: Sequence[str],
+    details: dict[str, Any],
+) -> TicketAccepted:
+    now = desk.clock.business(await transaction.now())
+    version = row.version + 1
+    event_id = transaction.publish(event, subject=row.ticket_id, version=version, time=now)
+    await repository.save(
+        transaction.connection, row.ticket_id, status=status, version=version, updated_at=now, closed_at=now
+    )
+    await repository.add_timeline(
+        transaction.connection,
+        [entry(row.ticket_id, event_id, now, event.TYPE, event.actor, rules, details)],
+    )
+    return _accepted(row, status, version)
+
+
+async def _locked(transaction: Transaction, reference: UUID | str, principal: Principal) -> Any:
+    found = await repository.find(transaction.connection, reference)
+    if found is None or not may_see(principal, found):
+        raise NotFound("ticket_not_found", "no ticket of this number")
+    return await repository.lock(transaction.connection, found.ticket_id)
+
+
+def _masked(text: str | None) -> str | None:
+    return mask(text) if text else None
+
+
+def _accepted(row: Any, status: TicketStatus, version: int) -> TicketAccepted:
+    return TicketAccepted(
+        ticket_id=row.ticket_id, ticket_no=row.ticket_no, status=status, version=version, links=links(row.ticket_no)
+    )

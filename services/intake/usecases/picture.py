@@ -1,0 +1,96 @@
+"""The ticket as others may see it: masked, without phone or name; and the personal part that stays here, sealed."""
+
+from datetime import datetime
+from typing import Any
+
+from services.intake.schemas import Personal, PlaceIn, RegisterTicket
+from services.intake.usecases.desk import Desk
+from shared.contracts.ticket import Agent, ContactFacts, CustomerFacts, Place, TicketRef, TicketSnapshot, Urgency
+from shared.policy import Pack, resolve_city
+from shared.privacy import mask
+
+UNASSESSED = Urgency(code="normal", rank=9, rule="")
+
+
+def personal_of(request: RegisterTicket) -> Personal:
+    return Personal(
+        phone=request.customer.phone,
+        name=request.customer.name,
+        contact_phone=request.contact_phone,
+        content=request.content,
+        address=request.place.address if request.place else None,
+        elements=request.elements,
+    )
+
+
+def snapshot_of(
+    desk: Desk, request: RegisterTicket, ticket_no: str, customer_key: str, duplicate: TicketRef | None, now: datetime
+) -> TicketSnapshot:
+    """The ticket as others may see it. A place is masked like the text; of the phone, three digits are left."""
+    pack, customer = desk.pack, request.customer
+    place = place_of(pack, request.place, customer.name)
+    home = resolve_city(pack, customer.home_city) if customer.home_city else (place.city if place else None)
+    return TicketSnapshot(
+        ticket_no=ticket_no,
+        channel=request.channel,
+        external_id=mask(request.external_id) if request.external_id else None,
+        kind=request.kind,
+        category=request.category,
+        customer=CustomerFacts(
+            key=customer_key,
+            tier=customer.tier,
+            brand=customer.brand,
+            home_city=home or desk.own_branch,
+            group_rating=customer.group_rating,
+        ),
+        contact=contact_of(
+            request.customer.phone, request.contact_phone, request.contact_suspended_at, request.content
+        ),
+        content=mask(request.content, customer.name),
+        occurred_at=request.occurred_at,
+        accepted_at=now,
+        submitted_at=now,
+        place=place,
+        elements=masked_elements(request.elements, customer.name),
+        amount=request.amount,
+        agent=Agent(id=request.agent.id, centre=request.agent.centre) if request.agent else None,
+        call_serial=request.call_serial,
+        flags=tuple(dict.fromkeys(request.flags)),
+        urgency=UNASSESSED,
+        open_duplicate=duplicate,
+        pack=pack.id,
+        pack_version=pack.version,
+    )
+
+
+def place_of(pack: Pack, place: PlaceIn | None, name: str | None) -> Place | None:
+    if place is None:
+        return None
+    return Place(
+        city=resolve_city(pack, place.city) if place.city else None,
+        district=mask(place.district, name) if place.district else None,
+        address=mask(place.address, name) if place.address else None,
+        longitude=place.longitude,
+        latitude=place.latitude,
+    )
+
+
+def contact_of(phone: str, contact: str | None, suspended_at: datetime | None, content: str) -> ContactFacts:
+    """What may be known of the contact phone: whether it differs, is dead, and whether the text names another one."""
+    digits = "".join(c for c in phone if c.isdigit()).removeprefix("86")
+    reached_at = "".join(c for c in (contact or phone) if c.isdigit()).removeprefix("86")
+    return ContactFacts(
+        differs=contact is not None and reached_at != digits,
+        suspended_at=suspended_at,
+        other_in_text=_names_another_phone(content, reached_at),
+        number_prefix=digits[:3],
+    )
+
+
+def _names_another_phone(content: str, reached_at: str) -> bool:
+    runs = "".join(c if c.isdigit() else " " for c in content).split()
+    return any(len(run) == 11 and run.startswith("1") and run != reached_at for run in runs)
+
+
+def masked_elements(elements: dict[str, Any], name: str | None) -> dict[str, Any]:
+    return {code: mask(value, name) if isinstance(value, str) else value for code, value in elements.items()}

@@ -1,0 +1,130 @@
+"""One batch of events against what the inbox remembers: apply, drop or park each, and release what waited for it.
+
+The version decides: next → apply, seen → drop, ahead → park until the gap fills (also behind a dead letter). An event
+whose row is still to come (`NotYet`) is parked too, and tried again after every event applied to its subject.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.contracts.control import ReplayRequested
+from shared.errors import NotYet
+from shared.messaging import inbox
+from shared.messaging.events import Event, Record, decode
+from shared.messaging.inbox import Stream
+from shared.messaging.projection import Projection, State
+from shared.telemetry import metrics
+
+
+@dataclass
+class Batch(Generic[State]):
+    """What one transaction learns and must store. `wanted` are the event types whose data is decoded."""
+
+    projection: Projection[State]
+    wanted: frozenset[str]
+    versions: dict[Stream, int]
+    parked: dict[Stream, dict[int, Record]]
+    seen: set[UUID]
+    replays: list[ReplayRequested] = field(default_factory=list)
+    _changed: dict[Stream, int] = field(default_factory=dict)
+    _to_park: dict[tuple[Stream, int], tuple[Record, str]] = field(default_factory=dict)
+    _to_unpark: set[tuple[Stream, int]] = field(default_factory=set)
+    _commands: list[UUID] = field(default_factory=list)
+
+    @classmethod
+    async def load(
+        cls,
+        connection: AsyncConnection,
+        events: Sequence[Event],
+        projection: Projection[State],
+        wanted: frozenset[str],
+    ) -> "Batch[State]":
+        """What the inbox knows of these events' subjects."""
+        parked = await inbox.parked_for(connection, {event.subject for event in events})
+        commands = [event.envelope.event_id for event in events if event.version is None]
+        streams = [(event.publisher, event.subject) for event in events if event.version is not None]
+        return cls(
+            projection,
+            wanted,
+            versions=await inbox.versions(connection, [*streams, *parked]),
+            parked={stream: {item.version: item.record for item in items} for stream, items in parked.items()},
+            seen=await inbox.seen_commands(connection, commands) if commands else set(),
+        )
+
+    def waiting(self) -> list[Event]:
+        """The parked events, decoded: their rows may be needed too."""
+        return [decode(record, self.wanted) for held in self.parked.values() for record in held.values()]
+
+    def take(self, state: State, event: Event) -> None:
+        """Apply, drop or park one event, and then whatever was waiting for it."""
+        if event.version is None:
+            if event.envelope.event_id in self.seen:
+                metrics.events_dropped.labels(event.record.topic).inc()
+                return
+            self.projection.apply(state, event)
+            self.seen.add(event.envelope.event_id)
+            self._commands.append(event.envelope.event_id)
+            metrics.events_applied.labels(event.type).inc()
+            return
+        stream = (event.publisher, event.subject)
+        last = self.versions.get(stream, 0)
+        if event.version <= last:
+            metrics.events_dropped.labels(event.record.topic).inc()
+        elif event.version > last + 1:
+            self._park(stream, event.version, event.record, f"waits for version {last + 1}")
+        elif self._try(state, event):
+            self._release(state, event.subject)
+
+    def _try(self, state: State, event: Event) -> bool:
+        stream, version = (event.publisher, event.subject), event.version or 0
+        try:
+            if event.type == ReplayRequested.TYPE:
+                self.replays.append(event.data)
+            elif event.type in self.projection.types:
+                self.projection.apply(state, event)
+        except NotYet as error:
+            self._park(stream, version, event.record, str(error))
+            return False
+        self.versions[stream] = self._changed[stream] = version
+        metrics.events_applied.labels(event.type).inc()
+        return True
+
+    def _release(self, state: State, subject: UUID) -> None:
+        """Apply parked events of a subject for as long as one of them has its turn."""
+        moved = True
+        while moved:
+            moved = False
+            for stream in [stream for stream in self.parked if stream[1] == subject]:
+                held = self.parked[stream]
+                version = self.versions.get(stream, 0) + 1
+                for old in [old for old in held if old < version]:
+                    self._unpark(stream, old)
+                if (record := held.get(version)) is not None and self._try(state, decode(record, self.wanted)):
+                    self._unpark(stream, version)
+                    moved = True
+
+    def _park(self, stream: Stream, version: int, record: Record, reason: str) -> None:
+        if version not in self.parked.setdefault(stream, {}):
+            self.parked[stream][version] = record
+            self._to_park[stream, version] = (record, reason)
+            metrics.events_parked.labels(record.topic).inc()
+
+    def _unpark(self, stream: Stream, version: int) -> None:
+        self.parked[stream].pop(version, None)
+        if self._to_park.pop((stream, version), None) is None:
+            self._to_unpark.add((stream, version))
+
+    async def remember(self, connection: AsyncConnection) -> None:
+        """Store what changed: versions, commands seen, what is parked and no longer parked."""
+        if self._changed:
+            await inbox.save_versions(connection, self._changed)
+        if self._commands:
+            await inbox.remember_commands(connection, self._commands)
+        for (stream, version), (record, reason) in self._to_park.items():
+            await inbox.park(connection, stream, version, record, reason)
+        for stream, version in self._to_unpark:
+            await inbox.unpark(connection, stream, version)
