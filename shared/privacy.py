@@ -22,7 +22,7 @@ CUSTOMER_KEY_HEX = 32
 _IDENTITY = re.compile(r"(?<![0-9A-Za-z])(\d{6})\d{8}(\d{3}[0-9Xx])(?![0-9A-Za-z])")
 _MOBILE = re.compile(r"(?<!\d)((?:\+?86[- ]?)?1[3-9]\d)[- ]?\d{4}[- ]?(\d{4})(?!\d)")
 _LANDLINE = re.compile(r"(?<!\d)(0\d{2,3})[- ]?\d{3,4}(\d{4})(?!\d)")
-_CARD = re.compile(r"(?<!\d)(\d{4})[- ]?\d{4}[- ]?\d{4}[- ]?\d{0,3}(\d{4})(?!\d)")
+_CARD = re.compile(r"(?<!\d)\d(?:[- ]?\d){15,18}(?!\d)")
 _FULLWIDTH_DIGIT = re.compile("[０-９]")
 _DIGIT_RUN = re.compile(r"\d[\d -]{5}")
 _FULLWIDTH = str.maketrans("０１２３４５６７８９", "0123456789")
@@ -41,12 +41,13 @@ def mask(text: str, name: str | None = None) -> str:
         return text
     text = _IDENTITY.sub(r"**************\2", text)
     text = _MOBILE.sub(r"\1****\2", text)
-    text = _CARD.sub(r"\1********\2", text)
+    text = _CARD.sub(_masked_card, text)
     return _LANDLINE.sub(r"\1****\2", text)
 
 
-def mask_phone(phone: str) -> str:
-    return f"{phone[:3]}****{phone[-4:]}" if len(phone) >= 8 else "****"
+def _masked_card(found: re.Match[str]) -> str:
+    digits = re.sub(r"\D", "", found[0])
+    return f"{digits[:4]}********{digits[-4:]}"
 
 
 class Vault:

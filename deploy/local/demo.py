@@ -14,11 +14,13 @@ import os
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+from aiokafka.errors import KafkaError
 
 from deploy.local.demo_account import Account, Row
 from deploy.local.demo_scenes import (
@@ -45,25 +47,27 @@ from shared.policy.loader import load_pack
 START = "make run TIME_SCALE=3600"
 SMALLEST_SCALE = 600.0
 READY_SECONDS = 30.0
+HOLD_SECONDS = 0.5
 NO_STACK = 2
+INTERRUPTED = 130
 
 # The first is played beside all the others: its hours go by meanwhile.
 SCENES = (
-    Scene("Silent branch: the order goes overdue and climbs its ladder 逾期升级", silent_branch, hours=True),
-    Scene("Satisfied at the callback: a complaint's whole way 回访满意", satisfied),
-    Scene("First contact: an inquiry that the agent can answer 首次解决", first_contact),
-    Scene("Elements missing: returned by the rules, supplemented 要素不全", deficient),
-    Scene("Wrong city: filed by the number's home, corrected by the rules 派错地市", wrong_city),
-    Scene("Returned by a branch: a reviewer sends it on 分公司退单", branch_return),
-    Scene("Harassing call filed as an inquiry: held and reclassified 骚扰电话", harassing),
-    Scene("Repeat: the same customer and problem again 重复投诉", repeat),
-    Scene("Batch: ten complaints of one fault, and an eleventh 批量投诉", crowd),
-    Scene("Not reached at first, then satisfied 未接通", not_reached),
-    Scene("Reopened: the customer is not satisfied 不满意重派", reopened),
-    Scene("Withdrawn: the branch need not act any more 撤单", withdrawn),
-    Scene("Duplicate: merged by a reviewer 并单", duplicate),
-    Scene("Major complaint: the supervisor's opinion first 重大投诉", major),
-    Scene("Points base: a grumble, closed before 17:00 积分基地转办", points),
+    Scene("Silent branch 逾期升级: a VIP's order goes overdue and climbs its ladder", silent_branch, hours=True),
+    Scene("Satisfied customer 回访满意: a complaint's whole way, with a callback at its end", satisfied),
+    Scene("First contact 首次解决: an inquiry that the agent can answer", first_contact),
+    Scene("Elements missing 要素不全: returned by the rules, supplemented, sent on", deficient),
+    Scene("Wrong city 派错地市: filed by the number's home, corrected by the rules", wrong_city),
+    Scene("Returned by a branch 分公司退单: not its number; a reviewer sends it on", branch_return),
+    Scene("Harassing call 骚扰电话: filed as an inquiry, held and reclassified (AC-02)", harassing),
+    Scene("Repeat 重复投诉: the same customer and problem after the closing", repeat),
+    Scene("Batch 批量投诉: ten complaints of one fault open an incident, an eleventh joins", crowd),
+    Scene("Not reached 未接通: a second callback finds the customer satisfied", not_reached),
+    Scene("Reopened 不满意重派: the customer is not satisfied", reopened),
+    Scene("Withdrawn 撤单: the branch need not act any more", withdrawn),
+    Scene("Duplicate 并单: merged by a reviewer", duplicate),
+    Scene("Major complaint 重大投诉: the supervisor's opinion comes first", major),
+    Scene("Points base 积分基地转办: a grumble for the centre's points handler", points),
 )
 
 
@@ -82,19 +86,24 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-async def find_stack(run_file: Path, slow: bool) -> dict[str, Any]:
-    """The content of `run.json`, once every service says that it is ready. Raises: `CannotPlay`."""
+def read_run(run_file: Path, slow: bool) -> dict[str, Any]:
+    """The content of `run.json`. Raises: `CannotPlay` when there is none, or its clock is too slow."""
     try:
         run: dict[str, Any] = json.loads(run_file.read_text(encoding="utf-8"))
-        scale, services = float(run["time_scale"]), dict(run["services"])
+        scale = float(run["time_scale"])
     except (OSError, ValueError, KeyError, TypeError):
         raise CannotPlay(f"no stack is running ({run_file} is not there): start one with `{START}`") from None
     if scale < SMALLEST_SCALE and not slow:
         raise CannotPlay(
             f"the stack runs at TIME_SCALE={scale:g}, and the demo needs hours to pass in seconds: stop it and start "
-            f"`{START} DATA=.data-demo`, then `make demo DATA=.data-demo`; or play without the scenes that need hours, "
-            f"with `{Path(sys.executable).name} -m deploy.local.demo --slow`"
+            f"`{START} DATA=.data-demo`, then `make demo DATA=.data-demo`; or play without the scene that needs hours: "
+            "`.venv/bin/python -m deploy.local.demo --slow`"
         )
+    return run
+
+
+async def wait_until_ready(services: Mapping[str, Any]) -> None:
+    """Raises: `CannotPlay` when a service is away or does not become ready."""
     deadline = time.monotonic() + READY_SECONDS
     async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
         for name, service in services.items():
@@ -102,7 +111,6 @@ async def find_stack(run_file: Path, slow: bool) -> dict[str, Any]:
                 if time.monotonic() > deadline or isinstance(trouble, httpx.ConnectError):
                     raise CannotPlay(f"{name} is not ready ({trouble}): look at `make run`, or start it: `{START}`")
                 await asyncio.sleep(0.5)
-    return run
 
 
 async def _not_ready(client: httpx.AsyncClient, url: str) -> str | httpx.ConnectError | None:
@@ -117,13 +125,15 @@ async def _not_ready(client: httpx.AsyncClient, url: str) -> str | httpx.Connect
 
 async def play_scene(scene: Scene, town: Town, account: Account) -> Row:
     stage = Stage(town, account, scene.title)
-    account.scene_begins(scene.title)
+    account.scene_begins(town.now(), scene.title)
     try:
         return await scene.play(stage)
-    except NotSeen as missing:
+    except Exception as error:
+        # One story that goes wrong, in whatever way, must not hide how the others ended.
+        missing = str(error) if isinstance(error, NotSeen) else f"{type(error).__name__}: {error}"
         numbers = "\n".join(case.ticket_no for case in stage.cases[:2])
         account.note(town.now(), None, f"NOT SEEN: {missing}")
-        return Row(scene.title, numbers, proof=", ".join(stage.proof), missing=str(missing))
+        return Row(scene.title, numbers, proof=", ".join(stage.proof), missing=missing)
     finally:
         account.scene_ended()
 
@@ -132,15 +142,15 @@ async def play(run: dict[str, Any], scenes: Sequence[Scene], seed: int) -> int:
     """Play the scenes; the exit code."""
     pack = load_pack(PACK)
     account = Account(pack)
-    town = Town(run, Ledger(account.tell), random.Random(seed), account.adopt)  # noqa: S311
+    chance = random.Random(seed)  # noqa: S311
+    town = Town(run, Ledger(account.tell), chance, account.adopt, lambda text: account.note(town.now(), None, text))
     began = time.monotonic()
-    account.console.print(
-        f"A day at the complaints centre: an hour passes in {3600 / town.scale:.3g} s, seed {seed}.", highlight=False
-    )
+    account.console.print(f"A day at the complaints centre: an hour passes in {town.real_seconds(1):g} s, seed {seed}.")
     rows: list[Row] = []
     try:
         jobs = await town.open(branch.id for branch in pack.branches)
         async with asyncio.TaskGroup() as group:
+            jobs.append(account.write(town.now, timedelta(seconds=HOLD_SECONDS * town.scale)))
             workers = [group.create_task(job) for job in jobs]
             with account.playing(len(scenes)):
                 beside = [group.create_task(play_scene(scene, town, account)) for scene in scenes if scene.hours]
@@ -150,34 +160,36 @@ async def play(run: dict[str, Any], scenes: Sequence[Scene], seed: int) -> int:
                 rows[:0] = [await task for task in beside]
             for worker in workers:
                 worker.cancel()
+    except KafkaError as error:
+        raise CannotPlay(f"the broker does not answer ({type(error).__name__}): look at `make run`") from None
     finally:
         await town.close()
+    account.flush()
     account.summary(rows)
     missing = [row for row in rows if row.missing]
     for row in missing:
-        account.console.print(f"NOT SEEN in “{row.scene}”: {row.missing}", style="bold red", highlight=False)
+        account.console.print(f"NOT SEEN in “{row.scene}”: {row.missing}", style="bold red")
     verdict = f"{len(rows) - len(missing)} of {len(rows)} scenes were seen as they must be"
-    account.console.print(f"{verdict}, in {time.monotonic() - began:.0f} s.", highlight=False)
+    account.console.print(f"{verdict}, in {time.monotonic() - began:.0f} s.")
     return 1 if missing else 0
 
 
-async def run_demo(words: Sequence[str]) -> int:
-    options = parse(words)
-    run = await find_stack(options.run_file, options.slow)
+async def run_demo(run: dict[str, Any], seed: int | None) -> int:
+    await wait_until_ready(run["services"])
     scaled = float(run["time_scale"]) >= SMALLEST_SCALE
     scenes = [scene for scene in SCENES if scaled or not scene.hours]
-    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1_000_000)
-    return await play(run, scenes, seed)
+    return await play(run, scenes, seed if seed is not None else random.SystemRandom().randrange(1_000_000))
 
 
 def main() -> None:
+    options = parse(sys.argv[1:])
     try:
-        sys.exit(asyncio.run(run_demo(sys.argv[1:])))
+        sys.exit(asyncio.run(run_demo(read_run(options.run_file, options.slow), options.seed)))
     except CannotPlay as trouble:
         print(f"cannot play: {trouble}", file=sys.stderr)
         sys.exit(NO_STACK)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

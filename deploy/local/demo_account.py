@@ -4,10 +4,13 @@ Widths are counted in terminal cells by `rich`, so that Chinese characters do no
 the same lines come plainly, without a progress bar.
 """
 
+import asyncio
+import heapq
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from rich.console import Console
@@ -20,10 +23,10 @@ from shared.policy import Pack
 
 NARROWEST = 100
 PLAIN_WIDTH = 220
-TIME_CELLS = 14
+TIME_CELLS = 16
 NUMBER_CELLS = 17
 RULE_CELLS = 26
-LOUD_FOR_CROWD = frozenset({"incident.opened"})
+WRITE_SECONDS = 0.1
 STYLES = {
     "clock.breached": "bold red",
     "clock.warned": "yellow",
@@ -52,16 +55,21 @@ class Row:
 
 
 class Account:
-    """Prints what happens to the tickets of the demo. Events of a ticket can come before its number is known."""
+    """Prints what happens to the tickets of the demo, in the order in which it happened.
 
-    def __init__(self, pack: Pack, console: Console | None = None) -> None:
+    Topics are read side by side, so a line is held back for a moment; a later one may have happened before it. An event
+    of a ticket can also come before its number is known.
+    """
+
+    def __init__(self, pack: Pack) -> None:
         self.pack = pack
         self.narrator = Narrator(pack)
-        self.console = console or Console()
-        if not self.console.is_terminal:
-            self.console = Console(file=self.console.file, width=PLAIN_WIDTH)
-        elif self.console.width < NARROWEST:
-            self.console = Console(file=self.console.file, width=NARROWEST)
+        console = Console()
+        self._plain = not console.is_terminal
+        width = PLAIN_WIDTH if self._plain else max(console.width, NARROWEST)
+        self.console = Console(width=width, highlight=False)
+        self._held: list[tuple[datetime, int, Callable[[], None]]] = []
+        self._count = itertools.count()
         self._numbers: dict[str, str] = {}
         self._quiet: set[str] = set()
         self._early: dict[str, list[Seen]] = {}
@@ -71,7 +79,7 @@ class Account:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=self._plain,
             transient=True,
         )
         self._task: TaskID | None = None
@@ -81,16 +89,16 @@ class Account:
         self._task = self._progress.add_task("the day begins", total=scenes)
         return self._progress
 
-    def scene_begins(self, title: str) -> None:
-        self.console.print(Text(f"── {title}", style="bold cyan"))
-        if self._task is not None:
-            self._progress.update(self._task, description=title.partition(":")[0])
-
     def scene_ended(self) -> None:
         if self._task is not None:
             self._progress.advance(self._task)
 
     # ---- the live account --------------------------------------------------------------------------------------------
+
+    def scene_begins(self, when: datetime, title: str) -> None:
+        if self._task is not None:
+            self._progress.update(self._task, description=title.partition(":")[0])
+        self._hold(when, lambda: self.console.print(Text(f"── {title}", style="bold cyan")))
 
     def adopt(self, case: Case, quiet: bool) -> None:
         """From now on this ticket is one of ours. A quiet one is of a crowd: only what concerns the crowd is told."""
@@ -101,42 +109,58 @@ class Account:
             self.tell(seen)
 
     def tell(self, seen: Seen) -> None:
-        """Print one event. What a branch reads on its own topic is on the common topics too, and told once."""
-        if seen.topic not in OWN_TOPICS:
-            return
-        number = self._numbers.get(seen.subject)
-        if seen.type.startswith("incident.") and "members" in seen.data:
-            number = "incident" if self._ours(seen.data["members"]) else None
-        elif number is None:
-            self._early.setdefault(seen.subject, []).append(seen)
-        if number is not None and (seen.subject not in self._quiet or seen.type in LOUD_FOR_CROWD):
-            style = STYLES.get(seen.type, "")
-            self._line(seen.time, number, self.narrator.sentence(seen), seen.rules, style)
+        """Tell one event. What a branch reads on its own topic is on the common topics too, and told once."""
+        if seen.topic in OWN_TOPICS:
+            self._hold(seen.time, lambda: self._event(seen))
 
     def note(self, when: datetime, case: Case | None, text: str) -> None:
         """What a person does and no event tells."""
-        self._line(when, case.ticket_no if case else "", text, (), "italic")
+        number = case.ticket_no if case else ""
+        self._hold(when, lambda: self._line(when, number, text, (), "italic"))
 
-    def _ours(self, members: Sequence[Mapping[str, Any]]) -> bool:
-        return any(member["ticket_id"] in self._numbers for member in members)
+    async def write(self, now: Callable[[], datetime], hold: timedelta) -> None:
+        """Print what happened so long ago (business time), until cancelled."""
+        while True:
+            await asyncio.sleep(WRITE_SECONDS)
+            self.flush(now() - hold)
+
+    def flush(self, until: datetime | None = None) -> None:
+        """Print what happened until then; without a time, everything."""
+        while self._held and (until is None or self._held[0][0] <= until):
+            heapq.heappop(self._held)[2]()
+
+    def _hold(self, when: datetime, tell: Callable[[], None]) -> None:
+        heapq.heappush(self._held, (when, next(self._count), tell))
+
+    def _event(self, seen: Seen) -> None:
+        number = self._numbers.get(seen.subject)
+        if "members" in seen.data:
+            ours = any(member["ticket_id"] in self._numbers for member in seen.data["members"])
+            number = "(incident)" if ours else None
+        elif number is None:
+            self._early.setdefault(seen.subject, []).append(seen)
+        if number is not None and seen.subject not in self._quiet:
+            self._line(seen.time, number, self.narrator.sentence(seen), seen.rules, STYLES.get(seen.type, ""))
 
     def _line(self, when: datetime, number: str, what: str, rules: Sequence[str], style: str) -> None:
-        local = when.astimezone(self.pack.tz)
+        at = f"{when.astimezone(self.pack.tz):%a %d %b %H:%M}"
+        if self._plain:
+            why = f"  [{' '.join(rules)}]" if rules else ""
+            self.console.print(Text(f"{at}  {number:<{NUMBER_CELLS}}  {what}{why}"), soft_wrap=True)
+            return
         line = Table.grid(padding=(0, 1))
         line.add_column(width=TIME_CELLS, no_wrap=True)
         line.add_column(width=NUMBER_CELLS, no_wrap=True)
         line.add_column(width=self.console.width - TIME_CELLS - NUMBER_CELLS - RULE_CELLS - 4, overflow="fold")
         line.add_column(width=RULE_CELLS, overflow="fold")
-        line.add_row(
-            Text(f"{local:%a %d %b %H:%M}"), Text(number), Text(what, style=style), Text(" ".join(rules), style="dim")
-        )
+        line.add_row(Text(at), Text(number), Text(what, style=style), Text(" ".join(rules), style="dim"))
         self.console.print(line)
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
     def summary(self, rows: Sequence[Row]) -> None:
         table = Table(title="What the day has shown 一天的投诉处理", show_lines=True, width=self.console.width)
-        table.add_column("Scene", ratio=6)
+        table.add_column("Scene, and what it shows", ratio=6)
         table.add_column("Ticket 流水号", width=17, overflow="fold")
         table.add_column("Kind, category", ratio=4, overflow="fold")
         table.add_column("Branch", ratio=3)

@@ -97,29 +97,26 @@ async def harassing(stage: Stage) -> Row:
     proposal = held.data["findings"][0]["proposal"]
     await stage.claim(case)
     await stage.review(case, "reclassify", {"category": proposal})
-    await stage.see(
-        case, "review.reclassified", "SDM-R0b", where=lambda seen: seen.data["ticket"]["category"] == proposal
-    )
+    await stage.see(case, "review.reclassified", "SDM-R0b")
     await stage.review(case, "approve", {})
-    await stage.see(
-        case, "order.dispatched", branch="jinan", where=lambda seen: seen.data["order"]["category"] == proposal
-    )
+
+    def corrected(seen: Seen) -> bool:
+        return bool(seen.data["order"]["category"] == proposal)
+
+    await stage.see(case, "order.dispatched", branch="jinan", where=corrected)
     await stage.see(case, "ticket.closed")
     return stage.row(f"now {stage.narrator.category(proposal)}; closed", "jinan")
 
 
 async def repeat(stage: Stage) -> Row:
     phone = await stage.town.fresh_phone()
-    changes = {
-        "customer": {"phone": phone, "home_city": "taian"},
-        "place": {"city": "taian", "district": "泰山区", "address": "东岳大街小区"},
-        "category": "network.voice.dropped",
-    }
-    first = await stage.complaint(settles(), **changes)
+    customer = {"phone": phone, "home_city": "taian"}
+    place = {"city": "taian", "district": "泰山区", "address": "东岳大街小区"}
+    category = "network.voice.dropped"
+    first = await stage.complaint(settles(), customer=customer, place=place, category=category)
     await stage.see(first, "ticket.closed")
     await stage.status(first, "closed")
-    changes["customer"] = dict(phone=phone, home_city="taian")
-    again = await stage.complaint(settles(on=escalated("repeat")), **changes)
+    again = await stage.complaint(settles(on=escalated("repeat")), customer=customer, place=place, category=category)
     await stage.see(
         again,
         "escalation.raised",
@@ -195,11 +192,11 @@ async def withdrawn(stage: Stage) -> Row:
 
 
 async def duplicate(stage: Stage) -> Row:
-    phone = await stage.town.fresh_phone()
-    changes = {"place": {"city": "jining", "district": "任城区", "address": "太白路小区"}}
-    first = await stage.complaint(customer={"phone": phone, "home_city": "jining"}, **changes)
+    customer = {"phone": await stage.town.fresh_phone(), "home_city": "jining"}
+    place = {"city": "jining", "district": "任城区", "address": "太白路小区"}
+    first = await stage.complaint(customer=customer, place=place)
     await stage.see(first, "order.dispatched", branch="jining")
-    second = await stage.complaint(customer={"phone": phone, "home_city": "jining"}, **changes)
+    second = await stage.complaint(customer=customer, place=place)
     await stage.see(second, "review.held", "DUPLICATE-OPEN")
     await stage.claim(second)
     await stage.review(second, "merge", {"into": first.ticket_no})

@@ -49,7 +49,10 @@ class Stage:
         hours: float = 0,
         branch: str | None = None,
     ) -> Seen:
-        """Wait for an event of this ticket that names these rules, on our topics or on a branch's. Raises: `NotSeen`."""
+        """Wait for an event of this ticket that names these rules, on our topics or on that branch's.
+
+        Raises: `NotSeen` when it does not come within a patience to which `hours` of business time are added.
+        """
         topics = (branch_topic(branch),) if branch else OWN_TOPICS
         wanted = set(rules)
 

@@ -1,5 +1,5 @@
-"""The people of the demo, as real clients: front line, reviewers, callback staff and supervisor over HTTP, one city
-branch for each city over Kafka. `Ledger` keeps all that was read from the topics, so that scenes wait for what must come.
+"""The people of the demo, as real clients: front line, reviewers, callback staff and supervisor over HTTP, and a branch
+for each city over Kafka. `Ledger` keeps what was read from the topics, so that scenes can wait for what must come.
 
 Nobody here looks into a database or into another process.
 """
@@ -47,7 +47,7 @@ class Seen:
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """The rules that the event names as its reason; for a ticket's registration, those of its classes and urgency."""
+        """The rules that the event names as its reason; at a registration, those of the classes and the urgency."""
         if basis := self.data.get("basis"):
             return tuple(basis["rules"])
         if self.type == "ticket.registered":
@@ -121,7 +121,10 @@ class Branch:
     async def _handle(self, seen: Seen) -> None:
         conduct = await self._town.conduct_of(seen.subject)
         if conduct is not None:
-            await conduct(self, seen)
+            try:
+                await conduct(self, seen)
+            except KafkaError as error:
+                self._town.trouble(f"{self.name} could not send its command: {type(error).__name__}")
 
     async def command(self, kind: str, subject: str, data: Mapping[str, Any] | None = None) -> None:
         """Send one command (CloudEvents in binary mode, keyed by the ticket)."""
@@ -189,6 +192,7 @@ class Town:
     ledger: Ledger
     chance: random.Random
     adopted: Callable[[Case, bool], None]
+    trouble: Callable[[str], None]
     office: Office = field(init=False)
     producer: AIOKafkaProducer = field(init=False)
     branches: dict[str, Branch] = field(default_factory=dict)

@@ -35,18 +35,14 @@ async def silent_branch(stage: Stage) -> Row:
 
     await stage.see(case, "clock.warned", "GDM-L1", where=resolution, hours=18)
     await stage.see(case, "clock.breached", "GDM-L1", where=resolution, hours=24)
-    raised: Seen | None = None
     for number in range(1, RUNGS + 1):
 
-        def at_rung(seen: Seen, number: int = number) -> bool:
-            return resolution(seen) and seen.data["rung"] == number
+        def rung(seen: Seen, number: int = number) -> bool:
+            return bool(seen.data["rung"] == number)
 
-        raised = await stage.see(case, "escalation.raised", "GDM-L1", where=at_rung, hours=36)
-        await stage.see(
-            case, "order.escalated", branch="zibo", where=lambda seen, number=number: seen.data["rung"] == number
-        )
+        raised = await stage.see(case, "escalation.raised", "GDM-L1", where=rung, hours=36)
+        await stage.see(case, "order.escalated", "GDM-L1", branch="zibo", where=rung)
         stage.prove(f"rung {number}")
-    assert raised is not None
     path = f"/v1/escalations/{raised.data['escalation_id']}/acknowledge"
     answer = await stage.town.office.ask("supervisor", "sla", path)
     stage.say(case, f"the supervisor takes it in hand 主管受理: escalation {answer['status']}")
@@ -88,8 +84,10 @@ class TooSlow(Exception):
 
 
 async def crowd(stage: Stage) -> Row:
-    """Ten ordinary customers within the window open an incident; an eleventh joins it. A machine that is too busy to post
-    ten complaints within the window (a second, at an hour a second) says so and begins again with others."""
+    """Ten ordinary customers within the window open an incident; an eleventh joins it.
+
+    A machine too busy to post them within the window (a second, at an hour a second) says so, and others begin again.
+    """
     for _ in range(CROWD_TRIES):
         stage.cases.clear()
         stage.proof.clear()

@@ -33,7 +33,7 @@ from shared.errors import NotFound
 from shared.http.auth import Principal, allow
 from shared.http.idempotency import IdempotencyKey, answer_once, request_hash
 from shared.http.keys import Role
-from shared.http.paging import Cursor, Limit, cursor_out, read_cursor
+from shared.http.paging import MAX_PAGE, Cursor, Limit, cursor_out, read_cursor
 from shared.http.problems import Problem
 from shared.http.references import TicketReference
 
@@ -70,13 +70,13 @@ def routes(desk: Desk, database: Database) -> APIRouter:
     @router.get(
         "/tickets/{reference}/escalations",
         tags=["escalations"],
-        summary="A ticket's escalations, the oldest first",
+        summary="A ticket's latest escalations, the oldest first",
         response_model=EscalationPage,
         responses=NOT_FOUND,
     )
     async def ticket_escalations(reference: TicketReference, principal: Handler) -> EscalationPage:
         ticket = await find_ticket(principal, reference)
-        rows = await database.read(lambda connection: incidents.escalations_of(connection, ticket.ticket_id))
+        rows = await database.read(lambda connection: incidents.escalations_of(connection, ticket.ticket_id, MAX_PAGE))
         return EscalationPage(items=[escalation_view(row) for row in rows])
 
     @router.get(

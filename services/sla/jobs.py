@@ -9,6 +9,7 @@ import logging
 import time
 from contextlib import suppress
 from datetime import datetime
+from uuid import UUID
 
 from services.sla.repository import clocks
 from services.sla.settings import Settings
@@ -28,6 +29,7 @@ LEAD_SECONDS = 1.0
 # A clock is announced just before its transaction commits; this is time enough for the commit.
 COMMIT_SECONDS = 0.02
 INCIDENT_SECONDS = 2.0
+ASIDE_SECONDS = 60.0
 CALENDAR_SECONDS = 60.0
 # The consumer measures its lag every five seconds; before that it knows of none.
 LAG_KNOWN_SECONDS = 6.0
@@ -47,6 +49,7 @@ class Jobs:
         self._leading = False
         self._swept_at: float | None = None
         self._started = False
+        self._aside: dict[UUID, float] = {}
         metrics.sweep_delay_seconds.set_function(self.sweep_delay)
 
     def sweep_delay(self) -> float:
@@ -83,10 +86,39 @@ class Jobs:
                 await asyncio.sleep(BACKOFF_SECONDS)
 
     async def sweep_once(self) -> Pass:
-        """One pass in one transaction."""
+        """One pass. When it fails for a reason that stays, clock by clock, so that one cannot hold the others."""
+        until = time.monotonic()
+        self._aside = {ticket: at for ticket, at in self._aside.items() if at > until}
+        try:
+            return await self._pass(self._settings.sweep_batch)
+        except Transient:
+            raise
+        except Exception:
+            log.exception("a sweep failed and is taken clock by clock")
+        for _ in range(self._settings.sweep_batch):
+            try:
+                done = await self._pass(1)
+            except Transient:
+                raise
+            except Exception:
+                await self._set_aside()
+            else:
+                if not done.fired:
+                    return done
+        return Pass(self._desk.clock.now(), [], True)
 
+    async def _set_aside(self) -> None:
+        """Leave out, for a while, the ticket whose clock cannot be fired. Readiness tells, since it stays overdue."""
+        now = self._desk.clock.now()
+        found = await self._database.read(lambda connection: clocks.due_candidates(connection, now, 1, self._aside))
+        for ticket_id, _ in found:
+            log.error("a clock cannot be fired", extra={"subject": str(ticket_id)})
+            self._aside[ticket_id] = time.monotonic() + ASIDE_SECONDS
+
+    async def _pass(self, limit: int) -> Pass:
+        """One transaction."""
         async with self._database.transaction() as transaction:
-            done = await fire_due(self._desk, transaction, self._settings.sweep_batch)
+            done = await fire_due(self._desk, transaction, limit, self._aside)
         for fired in done.fired:
             metrics.clocks_fired.labels(fired.moment).inc()
             late = (done.now - fired.due).total_seconds() / self._desk.clock.scale

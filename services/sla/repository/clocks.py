@@ -45,11 +45,16 @@ async def of_ticket(connection: AsyncConnection, ticket_id: UUID) -> list[ClockR
     return list(rows.all())
 
 
-async def due_candidates(connection: AsyncConnection, now: datetime, limit: int) -> list[tuple[UUID, datetime]]:
-    """(ticket, moment) of what is due, the earliest first, without locking anything."""
+async def due_candidates(
+    connection: AsyncConnection, now: datetime, limit: int, without: Iterable[UUID] = ()
+) -> list[tuple[UUID, datetime]]:
+    """(ticket, moment) of what is due, the earliest first, without locking anything; some tickets may be left out."""
     rows = await connection.execute(
-        text("SELECT ticket_id, next_at FROM clocks WHERE next_at <= :now ORDER BY next_at LIMIT :limit"),
-        {"now": now, "limit": limit},
+        text(
+            "SELECT ticket_id, next_at FROM clocks WHERE next_at <= :now AND ticket_id <> ALL(:without)"
+            " ORDER BY next_at LIMIT :limit"
+        ),
+        {"now": now, "limit": limit, "without": list(without)},
     )
     return [(row.ticket_id, row.next_at) for row in rows]
 

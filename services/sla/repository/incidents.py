@@ -202,10 +202,11 @@ async def acknowledge(connection: AsyncConnection, row: EscalationRow, actor: st
     )
 
 
-async def escalations_of(connection: AsyncConnection, ticket_id: UUID) -> list[EscalationRow]:
-    """Oldest first."""
-    query = select(escalations).where(escalations.c.ticket_id == ticket_id).order_by(escalations.c.escalation_id)
-    return list((await connection.execute(query)).all())
+async def escalations_of(connection: AsyncConnection, ticket_id: UUID, limit: int) -> list[EscalationRow]:
+    """The latest of a ticket, the oldest of them first."""
+    query = select(escalations).where(escalations.c.ticket_id == ticket_id)
+    rows = await connection.execute(query.order_by(escalations.c.escalation_id.desc()).limit(limit))
+    return list(reversed(rows.all()))
 
 
 async def page_escalations(

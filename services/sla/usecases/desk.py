@@ -19,6 +19,8 @@ FIRST_YEAR = 2004
 REREAD_SECONDS = 60.0
 WHOLE_YEAR_DAYS = 365
 OCTOBER = 10
+ALARM_SECONDS = 1.0
+"""The sweep looks by itself at least this often (real time); only what is due before that must wake it."""
 
 
 class Almanac:
@@ -39,13 +41,16 @@ class Almanac:
         self._read_at = 0.0
 
     async def get(self, connection: AsyncConnection, today: date) -> WorkingCalendar:
-        """The calendar, at most a minute old. An empty table is filled from the package first."""
+        """The calendar, at most a minute old. The first time, years that only the package has are stored."""
         if self._calendar is not None and self._read_at and time.monotonic() - self._read_at < REREAD_SECONDS:
             return self._calendar
         stored = await days.all_days(connection)
-        if not stored:
-            await days.add_missing(connection, package_days(FIRST_YEAR, today.year + 2))
-            stored = await days.all_days(connection)
+        if self._calendar is None:
+            # A newer package knows more years; the first start finds none at all.
+            after = _published_through(stored, today).year + 1 if stored else FIRST_YEAR
+            if fresh := package_days(after, today.year + 2):
+                await days.add_missing(connection, fresh)
+                stored = await days.all_days(connection)
         self._calendar = WorkingCalendar(
             stored, self._pack.working_hours, self._pack.tz, _published_through(stored, today)
         )
@@ -145,5 +150,5 @@ async def save_facts(desk: Desk, transaction: Transaction, touched: list[Facts],
     if answered or ended:
         await incidents.settle(connection, answered, ended, now)
     moments = [run.next_at for run in runs if run.next_at is not None]
-    if moments:
+    if moments and desk.clock.real_seconds_until(min(moments)) < ALARM_SECONDS:
         desk.alarm.set(min(moments))

@@ -1,5 +1,6 @@
 """One pass of the sweep, the closing of quiet incidents, and the reckoning after a calendar was published."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -26,15 +27,15 @@ class Pass:
     more: bool
 
 
-async def fire_due(desk: Desk, transaction: Transaction, limit: int) -> Pass:
+async def fire_due(desk: Desk, transaction: Transaction, limit: int, without: Iterable[UUID] = ()) -> Pass:
     """Fire the earliest moments that are due by the database's time, at most `limit` clocks in one transaction.
 
     Candidates are found without locks; then the facts are locked in id order, as the consumer does, leaving out those
-    that it holds just now; then each clock's moment is looked at again.
+    that it holds just now; then each clock's moment is looked at again. `without` are tickets set aside.
     """
     connection = transaction.connection
     now = desk.clock.business(await transaction.now())
-    candidates = await clocks.due_candidates(connection, now, limit)
+    candidates = await clocks.due_candidates(connection, now, limit, without)
     if not candidates:
         return Pass(now, [], False)
     # A full batch ends at its last moment, so that later ones of its clocks do not overtake the next batch.
