@@ -48,6 +48,8 @@ START = "make run TIME_SCALE=3600"
 SMALLEST_SCALE = 600.0
 READY_SECONDS = 30.0
 HOLD_SECONDS = 0.5
+# Time to read, for a person at a terminal; so the scenes take about as long as the one that is played beside them.
+READING_SECONDS = 2.5
 NO_STACK = 2
 INTERRUPTED = 130
 
@@ -82,6 +84,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="for the same invented numbers and places again")
     parser.add_argument(
         "--slow", action="store_true", help="play on a stack of any time scale, without the scenes that need hours"
+    )
+    parser.add_argument(
+        "--pace", type=float, help=f"seconds between two scenes ({READING_SECONDS:g} at a terminal, else none)"
     )
     return parser.parse_args(words)
 
@@ -138,12 +143,13 @@ async def play_scene(scene: Scene, town: Town, account: Account) -> Row:
         account.scene_ended()
 
 
-async def play(run: dict[str, Any], scenes: Sequence[Scene], seed: int) -> int:
-    """Play the scenes; the exit code."""
+async def play(run: dict[str, Any], scenes: Sequence[Scene], seed: int, pace: float | None) -> int:
+    """Play the scenes, with so many seconds between them; the exit code."""
     pack = load_pack(PACK)
     account = Account(pack)
     chance = random.Random(seed)  # noqa: S311
     town = Town(run, Ledger(account.tell), chance, account.adopt, lambda text: account.note(town.now(), None, text))
+    between = pace if pace is not None else READING_SECONDS * account.console.is_terminal
     began = time.monotonic()
     account.console.print(f"A day at the complaints centre: an hour passes in {town.real_seconds(1):g} s, seed {seed}.")
     rows: list[Row] = []
@@ -157,6 +163,7 @@ async def play(run: dict[str, Any], scenes: Sequence[Scene], seed: int) -> int:
                 for scene in scenes:
                     if not scene.hours:
                         rows.append(await play_scene(scene, town, account))
+                        await asyncio.sleep(between)
                 rows[:0] = [await task for task in beside]
             for worker in workers:
                 worker.cancel()
@@ -174,17 +181,18 @@ async def play(run: dict[str, Any], scenes: Sequence[Scene], seed: int) -> int:
     return 1 if missing else 0
 
 
-async def run_demo(run: dict[str, Any], seed: int | None) -> int:
+async def run_demo(run: dict[str, Any], options: argparse.Namespace) -> int:
     await wait_until_ready(run["services"])
     scaled = float(run["time_scale"]) >= SMALLEST_SCALE
     scenes = [scene for scene in SCENES if scaled or not scene.hours]
-    return await play(run, scenes, seed if seed is not None else random.SystemRandom().randrange(1_000_000))
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1_000_000)
+    return await play(run, scenes, seed, options.pace)
 
 
 def main() -> None:
     options = parse(sys.argv[1:])
     try:
-        sys.exit(asyncio.run(run_demo(read_run(options.run_file, options.slow), options.seed)))
+        sys.exit(asyncio.run(run_demo(read_run(options.run_file, options.slow), options)))
     except CannotPlay as trouble:
         print(f"cannot play: {trouble}", file=sys.stderr)
         sys.exit(NO_STACK)

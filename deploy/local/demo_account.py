@@ -21,11 +21,10 @@ from rich.text import Text
 from deploy.local.demo_town import OWN_TOPICS, Case, Seen
 from shared.policy import Pack
 
-NARROWEST = 100
+WIDE = 120
 PLAIN_WIDTH = 220
 TIME_CELLS = 16
 NUMBER_CELLS = 17
-RULE_CELLS = 26
 WRITE_SECONDS = 0.1
 STYLES = {
     "clock.breached": "bold red",
@@ -66,8 +65,7 @@ class Account:
         self.narrator = Narrator(pack)
         console = Console()
         self._plain = not console.is_terminal
-        width = PLAIN_WIDTH if self._plain else max(console.width, NARROWEST)
-        self.console = Console(width=width, highlight=False)
+        self.console = Console(width=PLAIN_WIDTH if self._plain else None, highlight=False)
         self._held: list[tuple[datetime, int, Callable[[], None]]] = []
         self._count = itertools.count()
         self._numbers: dict[str, str] = {}
@@ -151,24 +149,32 @@ class Account:
         line = Table.grid(padding=(0, 1))
         line.add_column(width=TIME_CELLS, no_wrap=True)
         line.add_column(width=NUMBER_CELLS, no_wrap=True)
-        line.add_column(width=self.console.width - TIME_CELLS - NUMBER_CELLS - RULE_CELLS - 4, overflow="fold")
-        line.add_column(width=RULE_CELLS, overflow="fold")
-        line.add_row(Text(at), Text(number), Text(what, style=style), Text(" ".join(rules), style="dim"))
+        line.add_column(overflow="fold")
+        line.add_row(Text(at), Text(number), Text.assemble((what, style), "  ", (" ".join(rules), "dim")))
         self.console.print(line)
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
     def summary(self, rows: Sequence[Row]) -> None:
-        table = Table(title="What the day has shown 一天的投诉处理", show_lines=True, width=self.console.width)
-        table.add_column("Scene, and what it shows", ratio=6)
-        table.add_column("Ticket 流水号", width=17, overflow="fold")
-        table.add_column("Kind, category", ratio=4, overflow="fold")
-        table.add_column("Branch", ratio=3)
-        table.add_column("Outcome", ratio=4)
-        table.add_column("Proof: events and rule ids", ratio=7, overflow="fold")
+        """The table at the end; on a narrow terminal with fewer, fuller columns."""
+        table = Table(title="What the day has shown 一天的投诉处理", show_lines=True, expand=True)
+        wide = self.console.width >= WIDE
+        table.add_column("Scene, and what it shows", ratio=6, overflow="fold")
+        if wide:
+            table.add_column("Ticket 流水号", width=NUMBER_CELLS, overflow="fold")
+            table.add_column("Kind, category", ratio=4, overflow="fold")
+            table.add_column("Branch", ratio=3, overflow="fold")
+            table.add_column("Outcome", ratio=4, overflow="fold")
+            table.add_column("Proof: events and rule ids", ratio=7, overflow="fold")
+        else:
+            table.add_column("Ticket 流水号, kind, branch", ratio=6, overflow="fold")
+            table.add_column("Outcome, and its proof", ratio=8, overflow="fold")
         for row in rows:
             ending = Text(f"NOT SEEN: {row.missing}", style="bold red") if row.missing else Text(row.outcome)
-            table.add_row(Text(row.scene), Text(row.tickets), Text(row.what), Text(row.branch), ending, Text(row.proof))
+            about = [Text(row.tickets), Text(row.what), Text(row.branch)]
+            proof = Text(row.proof, style="dim")
+            cells = [*about, ending, proof] if wide else [Text("\n").join(about), Text("\n").join((ending, proof))]
+            table.add_row(Text(row.scene), *cells)
         self.console.print(table)
 
 

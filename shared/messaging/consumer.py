@@ -323,6 +323,7 @@ class Consumer(Generic[State]):
         while True:
             await asyncio.sleep(LAG_SECONDS)
             positions = dict(self._positions)
+            await self._show_positions(positions)
             ends = await self._watch.ends(list(positions))
             by_topic: dict[str, int] = defaultdict(int)
             for partition, end in ends.items():
@@ -335,12 +336,23 @@ class Consumer(Generic[State]):
             elif time.monotonic() - self._progress_at > STALL_SECONDS:
                 raise RuntimeError(f"no progress for {STALL_SECONDS:.0f} s with {self.lag} records waiting")
 
+    async def _show_positions(self, positions: dict[TopicPartition, Position]) -> None:
+        """Commit to Kafka too, as the group `gongdan.<service>`: for people and lag monitors, never read by us."""
+        if self._consumer is None or not positions:
+            return
+        try:
+            offsets = {partition: position.next_offset for partition, position in positions.items()}
+            await asyncio.wait_for(self._consumer.commit(offsets), LAG_SECONDS)
+        except (KafkaError, IllegalStateError, TimeoutError, OSError):
+            log.debug("offsets not shown to Kafka this time")
+
     # ---- connection ----------------------------------------------------------------------------------------------
 
     async def _connected(self) -> AIOKafkaConsumer:
         if self._consumer is None:
             consumer = AIOKafkaConsumer(
                 bootstrap_servers=self._bootstrap,
+                group_id=f"gongdan.{self._service}",
                 enable_auto_commit=False,
                 auto_offset_reset="none",
                 fetch_max_wait_ms=self._fetch_max_wait_ms,

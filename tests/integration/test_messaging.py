@@ -169,6 +169,26 @@ async def send(
     )
 
 
+async def test_positions_are_shown_to_kafka_for_lag_monitors(bench: Bench, producer: AIOKafkaProducer) -> None:
+    ticket = new_id()
+    await send(producer, ticket, 1)
+    async with bench.running(relay=False):
+        await bench.until(OF_THESE, 1, ids=[ticket])
+        row = (
+            await bench.query(
+                "SELECT partition, next_offset FROM consumer_offsets WHERE topic = :t"
+                " ORDER BY next_offset DESC LIMIT 1",
+                t=INTAKE,
+            )
+        )[0]
+        monitor = AIOKafkaConsumer(bootstrap_servers=bench.broker.bootstrap, group_id="gongdan.review")
+        await monitor.start()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await monitor.committed(TopicPartition(INTAKE, row.partition)) != row.next_offset:
+                await asyncio.sleep(0.5)
+        await monitor.stop()
+
+
 async def test_each_version_is_applied_once_and_in_order(bench: Bench, producer: AIOKafkaProducer) -> None:
     ticket = new_id()
     for version in (1, 1, 3, 2, 2, 5, 4, 3):
