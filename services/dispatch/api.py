@@ -7,40 +7,43 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from services.dispatch import repository, usecases
+from services.dispatch import repository, schemas, usecases
 from services.dispatch.domain.order import OrderStatus, WorkOrder
-from services.dispatch.schemas import (
-    CallbackQueue,
-    CallbackResult,
-    Close,
-    OrderPage,
-    OrderView,
-    Progress,
-    Raise,
-    Reopen,
-    ReplyIn,
-    Return,
-    Transfer,
-    Urge,
-    order_view,
-)
+from services.dispatch.schemas import CallbackQueue, OrderPage, OrderView, order_view
 from services.dispatch.usecases import Desk, may_see
 from shared.database.engine import Database, Transaction
 from shared.errors import NotFound
 from shared.http.auth import Principal, allow
-from shared.http.idempotency import IdempotencyKey, answer_once, request_hash
+from shared.http.idempotency import IdempotencyKey, answer_once
 from shared.http.keys import Role
 from shared.http.paging import Cursor, Limit, cursor_out, read_cursor
 from shared.http.problems import Problem
 from shared.http.references import TicketReference, ticket_reference
 
-Handler = Annotated[Principal, Depends(allow(Role.branch, Role.supervisor))]
-Caller = Annotated[Principal, Depends(allow(Role.callback, Role.supervisor))]
-Urger = Annotated[Principal, Depends(allow(Role.front_line, Role.reviewer, Role.callback, Role.supervisor))]
+HANDLERS = (Role.branch, Role.supervisor)
+CALLERS = (Role.callback, Role.supervisor)
+URGERS = (Role.front_line, Role.reviewer, Role.callback, Role.supervisor)
+
+Caller = Annotated[Principal, Depends(allow(*CALLERS))]
 Reader = Annotated[Principal, Depends(allow(Role.branch, Role.reviewer, Role.callback, Role.supervisor, Role.ops))]
 
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}
 CONFLICT: dict[int | str, dict[str, Any]] = {404: {"model": Problem}, 409: {"model": Problem}}
+
+Verb = Callable[[Desk, WorkOrder, Any, str, datetime], None]
+
+# Each verb on an order: its request, who may use it, what it does, and how the documentation names it.
+VERBS: tuple[tuple[str, type[schemas.Request], tuple[Role, ...], Verb, str], ...] = (
+    ("progress", schemas.Progress, HANDLERS, usecases.progress, "Tell of a step"),
+    ("reply", schemas.ReplyIn, HANDLERS, usecases.reply, "Answer, with the five elements (GDM-T8)"),
+    ("return", schemas.Return, HANDLERS, usecases.give_back, "Give it back, with a reason"),
+    ("transfer", schemas.Transfer, HANDLERS, usecases.transfer, "Pass it to another branch"),
+    ("raise", schemas.Raise, HANDLERS, usecases.raise_up, "Raise it to the province, or out to another one"),
+    ("urge", schemas.Urge, URGERS, usecases.urge, "Ask the branch to hurry"),
+    ("callback", schemas.CallbackResult, CALLERS, usecases.record_callback, "Record a callback"),
+    ("close", schemas.Close, CALLERS, usecases.close, "Close it, with the customer's true satisfaction"),
+    ("reopen", schemas.Reopen, CALLERS, usecases.reopen, "Send it out again"),
+)
 
 
 def routes(desk: Desk, database: Database) -> APIRouter:
@@ -53,12 +56,10 @@ def routes(desk: Desk, database: Database) -> APIRouter:
         reference: str,
         verb: Callable[[WorkOrder, str, datetime], None],
     ) -> Response:
-        async def work(transaction: Transaction) -> tuple[int, bytes]:
-            row = await usecases.act(desk, transaction, principal, reference, verb)
-            return 200, order_view(row).model_dump_json().encode()
+        async def work(transaction: Transaction) -> OrderView:
+            return order_view(await usecases.act(desk, transaction, principal, reference, verb))
 
-        body_hash = request_hash(http.url.path.encode(), await http.body())
-        return await answer_once(database, principal, key, body_hash, work)
+        return await answer_once(database, http, principal, key, work)
 
     @router.get("/orders", summary="Work orders, newest first; a branch sees its own", response_model=OrderPage)
     async def orders(
@@ -89,166 +90,34 @@ def routes(desk: Desk, database: Database) -> APIRouter:
 
     @router.post("/orders/{reference}/accept", summary="Sign for it", response_model=OrderView, responses=CONFLICT)
     async def accept(
-        http: Request, reference: TicketReference, principal: Handler, idempotency_key: IdempotencyKey = None
-    ) -> Response:
-        return await act(
-            http, principal, idempotency_key, reference, lambda o, who, now: usecases.accept(desk, o, who, now)
-        )
-
-    @router.post("/orders/{reference}/progress", summary="Tell of a step", response_model=OrderView, responses=CONFLICT)
-    async def progress(
         http: Request,
         reference: TicketReference,
-        request: Progress,
-        principal: Handler,
+        principal: Annotated[Principal, Depends(allow(*HANDLERS))],
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         return await act(
-            http,
-            principal,
-            idempotency_key,
-            reference,
-            lambda o, who, now: usecases.progress(desk, o, request, who, now),
+            http, principal, idempotency_key, reference, lambda order, who, now: usecases.accept(desk, order, who, now)
         )
 
-    @router.post(
-        "/orders/{reference}/reply",
-        summary="Answer, with the five elements (GDM-T8)",
-        response_model=OrderView,
-        responses=CONFLICT,
-    )
-    async def reply(
-        http: Request,
-        reference: TicketReference,
-        request: ReplyIn,
-        principal: Handler,
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response:
-        return await act(
-            http, principal, idempotency_key, reference, lambda o, who, now: usecases.reply(desk, o, request, who, now)
+    def add(name: str, model: type[schemas.Request], roles: tuple[Role, ...], verb: Verb, summary: str) -> None:
+        @router.post(
+            f"/orders/{{reference}}/{name}", name=name, summary=summary, response_model=OrderView, responses=CONFLICT
         )
+        async def verb_route(
+            http: Request,
+            reference: TicketReference,
+            request: model,  # type: ignore[valid-type]
+            principal: Annotated[Principal, Depends(allow(*roles))],
+            idempotency_key: IdempotencyKey = None,
+        ) -> Response:
+            return await act(
+                http,
+                principal,
+                idempotency_key,
+                reference,
+                lambda order, who, now: verb(desk, order, request, who, now),
+            )
 
-    @router.post(
-        "/orders/{reference}/return",
-        summary="Give it back, with a reason",
-        response_model=OrderView,
-        responses=CONFLICT,
-    )
-    async def give_back(
-        http: Request,
-        reference: TicketReference,
-        request: Return,
-        principal: Handler,
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response:
-        return await act(
-            http,
-            principal,
-            idempotency_key,
-            reference,
-            lambda o, who, now: usecases.give_back(desk, o, request, who, now),
-        )
-
-    @router.post(
-        "/orders/{reference}/transfer",
-        summary="Pass it to another branch",
-        response_model=OrderView,
-        responses=CONFLICT,
-    )
-    async def transfer(
-        http: Request,
-        reference: TicketReference,
-        request: Transfer,
-        principal: Handler,
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response:
-        return await act(
-            http,
-            principal,
-            idempotency_key,
-            reference,
-            lambda o, who, now: usecases.transfer(desk, o, request, who, now),
-        )
-
-    @router.post(
-        "/orders/{reference}/raise", summary="Raise it to the province", response_model=OrderView, responses=CONFLICT
-    )
-    async def raise_up(
-        http: Request,
-        reference: TicketReference,
-        request: Raise,
-        principal: Handler,
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response:
-        return await act(
-            http,
-            principal,
-            idempotency_key,
-            reference,
-            lambda o, who, now: usecases.raise_up(desk, o, request, who, now),
-        )
-
-    @router.post(
-        "/orders/{reference}/urge", summary="Ask the branch to hurry", response_model=OrderView, responses=CONFLICT
-    )
-    async def urge(
-        http: Request,
-        reference: TicketReference,
-        request: Urge,
-        principal: Urger,
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response:
-        return await act(
-            http, principal, idempotency_key, reference, lambda o, who, now: usecases.urge(desk, o, request, who, now)
-        )
-
-    @router.post(
-        "/orders/{reference}/callback", summary="Record a callback", response_model=OrderView, responses=CONFLICT
-    )
-    async def callback(
-        http: Request,
-        reference: TicketReference,
-        request: CallbackResult,
-        principal: Caller,
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response:
-        return await act(
-            http,
-            principal,
-            idempotency_key,
-            reference,
-            lambda o, who, now: usecases.record_callback(desk, o, request, who, now),
-        )
-
-    @router.post(
-        "/orders/{reference}/close",
-        summary="Close it, with the customer's true satisfaction",
-        response_model=OrderView,
-        responses=CONFLICT,
-    )
-    async def close(
-        http: Request,
-        reference: TicketReference,
-        request: Close,
-        principal: Caller,
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response:
-        return await act(
-            http, principal, idempotency_key, reference, lambda o, who, now: usecases.close(desk, o, request, who, now)
-        )
-
-    @router.post(
-        "/orders/{reference}/reopen", summary="Send it out again", response_model=OrderView, responses=CONFLICT
-    )
-    async def reopen(
-        http: Request,
-        reference: TicketReference,
-        request: Reopen,
-        principal: Caller,
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response:
-        return await act(
-            http, principal, idempotency_key, reference, lambda o, who, now: usecases.reopen(desk, o, request, who, now)
-        )
-
+    for entry in VERBS:
+        add(*entry)
     return router

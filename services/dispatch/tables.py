@@ -2,9 +2,7 @@
 
 from sqlalchemy import (
     Boolean,
-    CheckConstraint,
     Column,
-    DateTime,
     Index,
     Integer,
     MetaData,
@@ -17,11 +15,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from services.dispatch.domain.order import OrderStatus
+from shared.database.columns import Time, one_of
 from shared.messaging.tables import plumbing_tables
 
 metadata = MetaData()
 plumbing = plumbing_tables(metadata)
-Time = DateTime(timezone=True)
 
 work_orders = Table(
     "work_orders",
@@ -49,7 +47,7 @@ work_orders = Table(
     Column("dispatched_at", Time),
     Column("closed_at", Time),
     Column("updated_at", Time, nullable=False),
-    CheckConstraint(f"status IN ({', '.join(repr(str(status)) for status in OrderStatus)})", name="status_known"),
+    one_of("status", OrderStatus),
     Index("ix_work_orders_branch", "branch", "ticket_id"),
     Index("ix_work_orders_callback", "urgency_rank", "ticket_id", postgresql_where=text("status = 'replied'")),
 )

@@ -191,11 +191,13 @@ def routes(
         principal: Annotated[Principal, Depends(allow(*FRONT))],
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
-        async def work(transaction: Any) -> tuple[int, bytes]:
-            done = await change.supplement_ticket(desk, transaction, principal, ticket_reference(reference), request)
-            return 200, done.model_dump_json().encode()
-
-        return await answer_once(database, principal, idempotency_key, await _hash(http), work)
+        return await answer_once(
+            database,
+            http,
+            principal,
+            idempotency_key,
+            lambda tx: change.supplement_ticket(desk, tx, principal, ticket_reference(reference), request),
+        )
 
     @router.post(
         "/tickets/{reference}/withdraw",
@@ -210,11 +212,13 @@ def routes(
         principal: Annotated[Principal, Depends(allow(*FRONT))],
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
-        async def work(transaction: Any) -> tuple[int, bytes]:
-            done = await change.withdraw_ticket(desk, transaction, principal, ticket_reference(reference), request)
-            return 200, done.model_dump_json().encode()
-
-        return await answer_once(database, principal, idempotency_key, await _hash(http), work)
+        return await answer_once(
+            database,
+            http,
+            principal,
+            idempotency_key,
+            lambda tx: change.withdraw_ticket(desk, tx, principal, ticket_reference(reference), request),
+        )
 
     @router.post(
         "/tickets/{reference}/answer",
@@ -229,11 +233,13 @@ def routes(
         principal: Annotated[Principal, Depends(allow(*FRONT))],
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
-        async def work(transaction: Any) -> tuple[int, bytes]:
-            done = await change.answer_ticket(desk, transaction, principal, ticket_reference(reference), request)
-            return 200, done.model_dump_json().encode()
-
-        return await answer_once(database, principal, idempotency_key, await _hash(http), work)
+        return await answer_once(
+            database,
+            http,
+            principal,
+            idempotency_key,
+            lambda tx: change.answer_ticket(desk, tx, principal, ticket_reference(reference), request),
+        )
 
     async def _find(reference: str, principal: Principal) -> Any:
         row = await database.read(lambda connection: repository.find(connection, ticket_reference(reference)))
@@ -242,10 +248,6 @@ def routes(
         return row
 
     return router
-
-
-async def _hash(http: Request) -> bytes:
-    return request_hash(http.url.path.encode(), await http.body())
 
 
 def _view(row: Any) -> TicketView:

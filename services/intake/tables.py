@@ -2,9 +2,7 @@
 
 from sqlalchemy import (
     ARRAY,
-    CheckConstraint,
     Column,
-    DateTime,
     Index,
     Integer,
     LargeBinary,
@@ -19,11 +17,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from services.intake.domain import TicketStatus
+from shared.database.columns import Time, one_of
 from shared.messaging.tables import plumbing_tables
 
 metadata = MetaData()
 plumbing = plumbing_tables(metadata)
-Time = DateTime(timezone=True)
 
 ticket_numbers = Sequence("ticket_numbers", metadata=metadata)
 
@@ -49,7 +47,7 @@ tickets = Table(
     Column("accepted_at", Time, nullable=False),
     Column("updated_at", Time, nullable=False),
     Column("closed_at", Time),
-    CheckConstraint(f"status IN ({', '.join(repr(str(status)) for status in TicketStatus)})", name="status_known"),
+    one_of("status", TicketStatus),
     Index(
         "uq_tickets_external", "channel", "external_id", unique=True, postgresql_where=text("external_id IS NOT NULL")
     ),

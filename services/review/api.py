@@ -7,26 +7,14 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from services.review import repository, usecases
+from services.review import repository, schemas, usecases
 from services.review.domain import ApprovalStatus
-from services.review.schemas import (
-    ApprovalList,
-    ApprovalView,
-    Approve,
-    ClaimNext,
-    Merge,
-    Opinion,
-    Reclassify,
-    Return,
-    ReviewPage,
-    ReviewView,
-    review_view,
-)
+from services.review.schemas import ApprovalList, ApprovalView, ReviewPage, ReviewView, review_view
 from services.review.usecases import Desk
 from shared.database.engine import Database, Transaction
 from shared.errors import NotFound
 from shared.http.auth import Principal, allow
-from shared.http.idempotency import IdempotencyKey, answer_once, request_hash
+from shared.http.idempotency import IdempotencyKey, answer_once
 from shared.http.keys import Role
 from shared.http.paging import Limit
 from shared.http.problems import Problem
@@ -39,22 +27,33 @@ Reader = Annotated[Principal, Depends(allow(Role.reviewer, Role.supervisor, Role
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}
 CONFLICT: dict[int | str, dict[str, Any]] = {404: {"model": Problem}, 409: {"model": Problem}}
 
+Step = Callable[[Desk, Transaction, Principal, str], Awaitable[Any]]
+Decision = Callable[[Desk, Transaction, Principal, str, Any], Awaitable[Any]]
+
+# What a reviewer does without saying more, and what needs a request: how the documentation names it, and who does it.
+STEPS: tuple[tuple[str, Step, str], ...] = (
+    ("claim", usecases.claim, "Take one review"),
+    ("release", usecases.release, "Give a claim up"),
+    ("opinion", usecases.ask_opinion, "Ask the supervisor for an opinion on a major complaint"),
+)
+DECISIONS: tuple[tuple[str, type[schemas.Request], Decision, str], ...] = (
+    ("approve", schemas.Approve, usecases.approve, "Ready to dispatch"),
+    ("return", schemas.Return, usecases.give_back, "Back to the agent, with a coded reason and what is missing"),
+    ("reclassify", schemas.Reclassify, usecases.reclassify, "Correct category or classes before dispatch"),
+    ("merge", schemas.Merge, usecases.merge, "Confirm a duplicate of a ticket still in process"),
+)
+
 
 def routes(desk: Desk, database: Database) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["reviews"])
 
     async def act(
-        http: Request,
-        principal: Principal,
-        key: str | None,
-        work: Callable[[Transaction], Awaitable[Any]],
-        view: Callable[[Any], Any] = review_view,
+        http: Request, principal: Principal, key: str | None, work: Callable[[Transaction], Awaitable[Any]]
     ) -> Response:
-        async def run(transaction: Transaction) -> tuple[int, bytes]:
-            return 200, view(await work(transaction)).model_dump_json().encode()
+        async def run(transaction: Transaction) -> ReviewView:
+            return review_view(await work(transaction))
 
-        body_hash = request_hash(http.url.path.encode(), await http.body())
-        return await answer_once(database, principal, key, body_hash, run)
+        return await answer_once(database, http, principal, key, run)
 
     @router.get("/reviews", summary="What waits for a person, the most urgent first", response_model=ReviewPage)
     async def queue(principal: Reader, limit: Limit = 50) -> ReviewPage:
@@ -62,7 +61,7 @@ def routes(desk: Desk, database: Database) -> APIRouter:
         return ReviewPage(items=[review_view(row) for row in rows], waiting=waiting)
 
     @router.post("/reviews:claim", summary="Take the most urgent reviews that nobody holds", response_model=ReviewPage)
-    async def claim_next(request: ClaimNext, principal: Reviewer) -> ReviewPage:
+    async def claim_next(request: schemas.ClaimNext, principal: Reviewer) -> ReviewPage:
         """A claim lapses by itself, so that a review is never stuck with somebody who went home."""
         rows = await database.write(
             lambda transaction: usecases.claim_next(desk, transaction, principal, request.count)
@@ -76,100 +75,34 @@ def routes(desk: Desk, database: Database) -> APIRouter:
             raise NotFound("review_not_found", "no review of this ticket")
         return review_view(row)
 
-    @router.post("/reviews/{reference}/claim", summary="Take one review", response_model=ReviewView, responses=CONFLICT)
-    async def claim(
-        http: Request, reference: TicketReference, principal: Reviewer, idempotency_key: IdempotencyKey = None
-    ) -> Response:
-        return await act(http, principal, idempotency_key, lambda tx: usecases.claim(desk, tx, principal, reference))
-
-    @router.post(
-        "/reviews/{reference}/release", summary="Give a claim up", response_model=ReviewView, responses=CONFLICT
-    )
-    async def release(
-        http: Request, reference: TicketReference, principal: Reviewer, idempotency_key: IdempotencyKey = None
-    ) -> Response:
-        return await act(http, principal, idempotency_key, lambda tx: usecases.release(tx, principal, reference))
-
-    @router.post(
-        "/reviews/{reference}/approve",
-        summary="Ready to dispatch",
-        response_model=ReviewView,
-        responses=CONFLICT,
-    )
-    async def approve(
-        http: Request,
-        reference: TicketReference,
-        request: Approve,
-        principal: Reviewer,
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response:
-        return await act(
-            http, principal, idempotency_key, lambda tx: usecases.approve(desk, tx, principal, reference, request)
+    def add_step(name: str, step: Step, summary: str) -> None:
+        @router.post(
+            f"/reviews/{{reference}}/{name}", name=name, summary=summary, response_model=ReviewView, responses=CONFLICT
         )
+        async def step_route(
+            http: Request, reference: TicketReference, principal: Reviewer, idempotency_key: IdempotencyKey = None
+        ) -> Response:
+            return await act(http, principal, idempotency_key, lambda tx: step(desk, tx, principal, reference))
 
-    @router.post(
-        "/reviews/{reference}/return",
-        summary="Back to the agent, with a coded reason and what is missing",
-        response_model=ReviewView,
-        responses=CONFLICT,
-    )
-    async def give_back(
-        http: Request,
-        reference: TicketReference,
-        request: Return,
-        principal: Reviewer,
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response:
-        return await act(
-            http, principal, idempotency_key, lambda tx: usecases.give_back(desk, tx, principal, reference, request)
+    def add_decision(name: str, model: type[schemas.Request], decision: Decision, summary: str) -> None:
+        @router.post(
+            f"/reviews/{{reference}}/{name}", name=name, summary=summary, response_model=ReviewView, responses=CONFLICT
         )
+        async def decision_route(
+            http: Request,
+            reference: TicketReference,
+            request: model,  # type: ignore[valid-type]
+            principal: Reviewer,
+            idempotency_key: IdempotencyKey = None,
+        ) -> Response:
+            return await act(
+                http, principal, idempotency_key, lambda tx: decision(desk, tx, principal, reference, request)
+            )
 
-    @router.post(
-        "/reviews/{reference}/reclassify",
-        summary="Correct category or classes before dispatch",
-        response_model=ReviewView,
-        responses=CONFLICT,
-    )
-    async def reclassify(
-        http: Request,
-        reference: TicketReference,
-        request: Reclassify,
-        principal: Reviewer,
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response:
-        return await act(
-            http, principal, idempotency_key, lambda tx: usecases.reclassify(desk, tx, principal, reference, request)
-        )
-
-    @router.post(
-        "/reviews/{reference}/merge",
-        summary="Confirm a duplicate of a ticket still in process",
-        response_model=ReviewView,
-        responses=CONFLICT,
-    )
-    async def merge(
-        http: Request,
-        reference: TicketReference,
-        request: Merge,
-        principal: Reviewer,
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response:
-        return await act(
-            http, principal, idempotency_key, lambda tx: usecases.merge(desk, tx, principal, reference, request)
-        )
-
-    @router.post(
-        "/reviews/{reference}/opinion",
-        summary="Ask the supervisor for an opinion on a major complaint",
-        response_model=ReviewView,
-        responses=CONFLICT,
-    )
-    async def ask_opinion(
-        http: Request, reference: TicketReference, principal: Reviewer, idempotency_key: IdempotencyKey = None
-    ) -> Response:
-        return await act(
-            http, principal, idempotency_key, lambda tx: usecases.ask_opinion(desk, tx, principal, reference)
-        )
+    for step in STEPS:
+        add_step(*step)
+    for decision in DECISIONS:
+        add_decision(*decision)
 
     @router.get("/approvals", summary="Opinions asked for", response_model=ApprovalList)
     async def list_approvals(
@@ -181,25 +114,19 @@ def routes(desk: Desk, database: Database) -> APIRouter:
         return ApprovalList(items=[_approval_view(row) for row in rows])
 
     @router.post(
-        "/approvals/{approval_id}/decide",
-        summary="Give the opinion",
-        response_model=ApprovalView,
-        responses=CONFLICT,
+        "/approvals/{approval_id}/decide", summary="Give the opinion", response_model=ApprovalView, responses=CONFLICT
     )
     async def decide(
         http: Request,
         approval_id: UUID,
-        request: Opinion,
+        request: schemas.Opinion,
         principal: Supervisor,
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
-        return await act(
-            http,
-            principal,
-            idempotency_key,
-            lambda tx: usecases.decide_opinion(desk, tx, principal, approval_id, request),
-            _approval_view,
-        )
+        async def work(transaction: Transaction) -> ApprovalView:
+            return _approval_view(await usecases.decide_opinion(desk, transaction, principal, approval_id, request))
+
+        return await answer_once(database, http, principal, idempotency_key, work)
 
     return router
 

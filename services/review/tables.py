@@ -1,9 +1,7 @@
 """The tables of review."""
 
 from sqlalchemy import (
-    CheckConstraint,
     Column,
-    DateTime,
     Index,
     Integer,
     MetaData,
@@ -16,15 +14,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from services.review.domain import ApprovalStatus, ReviewStatus
+from shared.database.columns import Time, one_of
 from shared.messaging.tables import plumbing_tables
 
 metadata = MetaData()
 plumbing = plumbing_tables(metadata)
-Time = DateTime(timezone=True)
-
-
-def _one_of(values: type[ReviewStatus] | type[ApprovalStatus]) -> str:
-    return f"status IN ({', '.join(repr(str(value)) for value in values)})"
 
 
 reviews = Table(
@@ -44,7 +38,7 @@ reviews = Table(
     Column("version", Integer, nullable=False),
     Column("opened_at", Time, nullable=False),
     Column("updated_at", Time, nullable=False),
-    CheckConstraint(_one_of(ReviewStatus), name="status_known"),
+    one_of("status", ReviewStatus),
     Index(
         "ix_reviews_queue",
         text("priority DESC"),
@@ -67,6 +61,6 @@ approvals = Table(
     Column("requested_at", Time, nullable=False),
     Column("decided_by", Text),
     Column("decided_at", Time),
-    CheckConstraint(_one_of(ApprovalStatus), name="status_known"),
+    one_of("status", ApprovalStatus),
     Index("uq_approvals_requested", "ticket_id", "kind", unique=True, postgresql_where=text("status = 'requested'")),
 )

@@ -43,7 +43,7 @@ async def claim(desk: Desk, transaction: Transaction, principal: Principal, refe
     return claimed
 
 
-async def release(transaction: Transaction, principal: Principal, reference: str) -> Any:
+async def release(desk: Desk, transaction: Transaction, principal: Principal, reference: str) -> Any:
     row = await _find(transaction, reference)
     if not await repository.release(transaction.connection, row.ticket_id, principal.actor):
         raise Conflict("review_not_yours", "you do not hold this review")

@@ -31,7 +31,7 @@ from services.sla.usecases.desk import Desk
 from shared.database.engine import Database, Transaction
 from shared.errors import NotFound
 from shared.http.auth import Principal, allow
-from shared.http.idempotency import IdempotencyKey, answer_once, request_hash
+from shared.http.idempotency import IdempotencyKey, answer_once
 from shared.http.keys import Role
 from shared.http.paging import MAX_PAGE, Cursor, Limit, cursor_out, read_cursor
 from shared.http.problems import Problem
@@ -106,12 +106,10 @@ def routes(desk: Desk, database: Database) -> APIRouter:
     ) -> Response:
         """Acknowledges every open escalation of the same clock. A second time gives the same answer."""
 
-        async def work(transaction: Transaction) -> tuple[int, bytes]:
-            row = await edit.acknowledge_escalation(desk, transaction, principal, escalation_id)
-            return 200, escalation_view(row).model_dump_json().encode()
+        async def work(transaction: Transaction) -> EscalationView:
+            return escalation_view(await edit.acknowledge_escalation(desk, transaction, principal, escalation_id))
 
-        body_hash = request_hash(http.url.path.encode(), await http.body())
-        return await answer_once(database, principal, idempotency_key, body_hash, work)
+        return await answer_once(database, http, principal, idempotency_key, work)
 
     @router.get("/incidents", tags=["incidents"], summary="Incidents, the newest first", response_model=IncidentPage)
     async def incident_page(

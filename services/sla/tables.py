@@ -1,13 +1,10 @@
 """The tables of sla."""
 
-from enum import StrEnum
-
 from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
     Date,
-    DateTime,
     Double,
     Index,
     Integer,
@@ -22,15 +19,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from services.sla.domain.records import ClockState, EscalationStatus, IncidentStatus
+from shared.database.columns import Time, one_of
 from shared.messaging.tables import plumbing_tables
 
 metadata = MetaData()
 plumbing = plumbing_tables(metadata)
-Time = DateTime(timezone=True)
-
-
-def _one_of(column: str, values: type[StrEnum]) -> str:
-    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
 complaint_facts = Table(
@@ -102,7 +95,7 @@ clocks = Table(
     Column("acknowledged_by", Text),
     Column("acknowledged_at", Time),
     UniqueConstraint("ticket_id", "kind", "cycle", name="uq_clocks_run"),
-    CheckConstraint(_one_of("state", ClockState), name="state_known"),
+    one_of("state", ClockState),
     CheckConstraint("breached_at IS NULL OR state = 'breached'", name="breach_kept"),
     Index("ix_clocks_next", "next_at", postgresql_where=text("next_at IS NOT NULL")),
     Index("ix_clocks_provisional", "ticket_id", postgresql_where=text("provisional AND next_at IS NOT NULL")),
@@ -121,7 +114,7 @@ incidents = Table(
     Column("opened_at", Time, nullable=False),
     Column("closed_at", Time),
     Column("member_count", Integer, nullable=False),
-    CheckConstraint(_one_of("status", IncidentStatus), name="status_known"),
+    one_of("status", IncidentStatus),
     Index("uq_incidents_open", "problem_key", unique=True, postgresql_where=text("status = 'open'")),
     Index("ix_incidents_problem", "problem_key", "last_at"),
     Index("ix_incidents_quiet", "last_at", postgresql_where=text("status = 'open'")),
@@ -143,7 +136,7 @@ escalations = Table(
     Column("acknowledged_by", Text),
     Column("acknowledged_at", Time),
     Column("settled_at", Time),
-    CheckConstraint(_one_of("status", EscalationStatus), name="status_known"),
+    one_of("status", EscalationStatus),
     Index("ix_escalations_ticket", "ticket_id", "escalation_id"),
     Index("ix_escalations_open", "escalation_id", postgresql_where=text("status = 'open'")),
 )

@@ -8,7 +8,8 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
-from fastapi import Header
+from fastapi import Header, Request
+from pydantic import BaseModel
 from sqlalchemy import text
 from starlette.responses import Response
 
@@ -40,16 +41,17 @@ def reused() -> Invalid:
 
 async def answer_once(
     database: Database,
+    http: Request,
     principal: Principal,
     key: str | None,
-    body_hash: bytes,
-    work: Callable[[Transaction], Awaitable[tuple[int, bytes]]],
+    work: Callable[[Transaction], Awaitable[BaseModel]],
 ) -> Response:
-    """Do the work in one transaction and answer with its (status, JSON); with a key, once only."""
+    """Do the work in one transaction and answer 200 with its result; with a key, once only."""
+    body_hash = request_hash(http.url.path.encode(), await http.body())
 
-    async def run(transaction: Transaction) -> tuple[int, bytes]:
+    async def run(transaction: Transaction) -> bytes:
         if key is None:
-            return await work(transaction)
+            return (await work(transaction)).model_dump_json().encode()
         connection = transaction.connection
         claimed = await connection.execute(
             text(
@@ -61,24 +63,18 @@ async def answer_once(
         if claimed.rowcount == 0:
             row = (
                 await connection.execute(
-                    text(
-                        "SELECT request_hash, status, answer FROM idempotency_keys"
-                        " WHERE client = :client AND key = :key"
-                    ),
+                    text("SELECT request_hash, answer FROM idempotency_keys WHERE client = :client AND key = :key"),
                     {"client": principal.key_id, "key": key},
                 )
             ).one()
             if bytes(row.request_hash) != body_hash:
                 raise reused()
-            return row.status, bytes(row.answer)
-        status, answer = await work(transaction)
+            return bytes(row.answer)
+        answer = (await work(transaction)).model_dump_json().encode()
         await connection.execute(
-            text(
-                "UPDATE idempotency_keys SET status = :status, answer = :answer WHERE client = :client AND key = :key"
-            ),
-            {"client": principal.key_id, "key": key, "status": status, "answer": answer},
+            text("UPDATE idempotency_keys SET status = 200, answer = :answer WHERE client = :client AND key = :key"),
+            {"client": principal.key_id, "key": key, "answer": answer},
         )
-        return status, answer
+        return answer
 
-    status, answer = await database.write(run)
-    return Response(answer, status_code=status, media_type="application/json")
+    return Response(await database.write(run), media_type="application/json")

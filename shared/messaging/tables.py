@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from sqlalchemy import (
     BigInteger,
     Column,
-    DateTime,
     Identity,
     Index,
     Integer,
@@ -19,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-Time = DateTime(timezone=True)
+from shared.database.columns import Time
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,21 @@ LOWER = ("minLength", "minItems", "minimum", "exclusiveMinimum")
 
 
 def current_schemas() -> dict[str, Any]:
-    """The JSON schema of each type's data, as a reader checks it."""
-    return {name: model.model_json_schema(mode="validation") for name, model in sorted(MODELS.items())}
+    """The JSON schema of each type's data, as a reader checks it: without the words for people."""
+    return {name: _bare(model.model_json_schema(mode="validation")) for name, model in sorted(MODELS.items())}
+
+
+def _bare(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_bare(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    named = ("properties", "$defs")
+    return {
+        word: {name: _bare(part) for name, part in value.items()} if word in named else _bare(value)
+        for word, value in schema.items()
+        if word not in ("title", "description")
+    }
 
 
 def breaking_changes(old: Mapping[str, Schema], new: Mapping[str, Schema]) -> list[str]:
