@@ -14,6 +14,7 @@ from services.dispatch.usecases import Desk, may_see
 from shared.database.engine import Database, Transaction
 from shared.errors import NotFound
 from shared.http.auth import Principal, allow
+from shared.http.fields import RequestModel
 from shared.http.idempotency import IdempotencyKey, answer_once
 from shared.http.keys import Role
 from shared.http.paging import Cursor, Limit, cursor_out, read_cursor
@@ -33,7 +34,7 @@ CONFLICT: dict[int | str, dict[str, Any]] = {404: {"model": Problem}, 409: {"mod
 Verb = Callable[[Desk, WorkOrder, Any, str, datetime], None]
 
 # Each verb on an order: its request, who may use it, what it does, and how the documentation names it.
-VERBS: tuple[tuple[str, type[schemas.Request], tuple[Role, ...], Verb, str], ...] = (
+VERBS: tuple[tuple[str, type[RequestModel], tuple[Role, ...], Verb, str], ...] = (
     ("progress", schemas.Progress, HANDLERS, usecases.progress, "Tell of a step"),
     ("reply", schemas.ReplyIn, HANDLERS, usecases.reply, "Answer, with the five elements (GDM-T8)"),
     ("return", schemas.Return, HANDLERS, usecases.give_back, "Give it back, with a reason"),
@@ -99,7 +100,7 @@ def routes(desk: Desk, database: Database) -> APIRouter:
             http, principal, idempotency_key, reference, lambda order, who, now: usecases.accept(desk, order, who, now)
         )
 
-    def add(name: str, model: type[schemas.Request], roles: tuple[Role, ...], verb: Verb, summary: str) -> None:
+    def add(name: str, model: type[RequestModel], roles: tuple[Role, ...], verb: Verb, summary: str) -> None:
         @router.post(
             f"/orders/{{reference}}/{name}", name=name, summary=summary, response_model=OrderView, responses=CONFLICT
         )

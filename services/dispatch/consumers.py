@@ -97,7 +97,8 @@ class DispatchProjection:
             order.status = OrderStatus.ended
             order.closed_at = state.now
         else:
-            verbs.end(order, event.type, data.actor, state.now)
+            reason = data.reason if isinstance(data, TicketWithdrawn) else event.type
+            verbs.end(order, reason, data.actor, state.now)
         state.by_ticket[event.subject] = state.touched[event.subject] = order
 
     def on_escalation_raised(self, state: Orders, event: Event) -> None:
@@ -130,7 +131,8 @@ class DispatchProjection:
         data = event.data
         if order is None or order.branch != data.branch:
             raise Forbidden("not_your_order", "no order of this id is with the branch that the command names")
-        if event.publisher.startswith("branch/") and event.publisher != f"branch/{data.branch}":
+        source = event.publisher.strip("/")
+        if source.startswith("branch/") and source != f"branch/{data.branch}":
             raise Forbidden("not_your_order", "the command's ce_source is another branch")
         if order.status is OrderStatus.raised:
             raise Conflict("order_raised", "the order was raised; the province answers it")

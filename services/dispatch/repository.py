@@ -148,10 +148,13 @@ async def page(
 
 
 async def waiting_for_callback(connection: AsyncConnection, limit: int) -> tuple[list[OrderRow], int]:
-    """The most urgent first, and how many wait in all."""
+    """The most escalated and urgent first, and how many wait in all."""
     waiting = work_orders.c.status == OrderStatus.replied
     rows = await connection.execute(
-        select(work_orders).where(waiting).order_by(work_orders.c.urgency_rank, work_orders.c.ticket_id).limit(limit)
+        select(work_orders)
+        .where(waiting)
+        .order_by(work_orders.c.rung.desc(), work_orders.c.urgency_rank, work_orders.c.ticket_id)
+        .limit(limit)
     )
     count = await connection.execute(select(func.count()).select_from(work_orders).where(waiting))
     return list(rows.all()), count.scalar_one()

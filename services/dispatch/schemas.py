@@ -1,31 +1,24 @@
 """Requests and answers of dispatch's API."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, Field
 
 from services.dispatch.domain.order import OrderStatus
 from shared.contracts.dispatch import Label, Reply, Satisfaction
 from shared.contracts.ticket import TicketSnapshot
-
-Code = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.:\-]+$")]
-Note = Annotated[str, StringConstraints(min_length=1, max_length=4000, strip_whitespace=True)]
-ShortText = Annotated[str, StringConstraints(min_length=1, max_length=256, strip_whitespace=True)]
+from shared.http.fields import Code, Note, RequestModel, ShortText
 
 
-class Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Progress(Request):
+class Progress(RequestModel):
     note: Note
     contacted_at: AwareDatetime | None = Field(default=None, description="when the customer was spoken to")
     marks: list[Code] = Field(default_factory=list, max_length=16)
 
 
-class ReplyIn(Request):
+class ReplyIn(RequestModel):
     """The five elements of a reply (GDM-T8), all required."""
 
     process: Note
@@ -38,36 +31,36 @@ class ReplyIn(Request):
     )
 
 
-class Return(Request):
+class Return(RequestModel):
     reason_code: Code
     note: Note | None = None
 
 
-class Transfer(Request):
+class Transfer(RequestModel):
     to_branch: Code
     reason: Note
 
 
-class Raise(Request):
+class Raise(RequestModel):
     to: Literal["province", "other_province"] = "province"
     reason: Note
 
 
-class Urge(Request):
+class Urge(RequestModel):
     reason: Note
 
 
-class CallbackResult(Request):
+class CallbackResult(RequestModel):
     outcome: Satisfaction
     note: Note | None = None
 
 
-class Close(Request):
+class Close(RequestModel):
     outcome: Satisfaction
     note: Note | None = None
 
 
-class Reopen(Request):
+class Reopen(RequestModel):
     reason: Note
 
 

@@ -49,7 +49,13 @@ work_orders = Table(
     Column("updated_at", Time, nullable=False),
     one_of("status", OrderStatus),
     Index("ix_work_orders_branch", "branch", "ticket_id"),
-    Index("ix_work_orders_callback", "urgency_rank", "ticket_id", postgresql_where=text("status = 'replied'")),
+    Index(
+        "ix_work_orders_callback",
+        text("rung DESC"),
+        "urgency_rank",
+        "ticket_id",
+        postgresql_where=text("status = 'replied'"),
+    ),
 )
 
 callbacks = Table(

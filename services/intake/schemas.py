@@ -9,43 +9,35 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from services.intake.domain import TicketStatus
 from shared.contracts.ticket import Element, TicketSnapshot
+from shared.http.fields import STORABLE, Address, Code, LongText, RequestModel, ShortText
 
-Code = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.:\-]+$")]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=8000, strip_whitespace=True)]
-ShortText = Annotated[str, StringConstraints(min_length=1, max_length=256, strip_whitespace=True)]
 Phone = Annotated[str, StringConstraints(pattern=r"^\+?[0-9][0-9 \-]{4,18}[0-9]$")]
-ElementValue = Annotated[str, StringConstraints(max_length=2000)] | int | float | bool | None
+ElementValue = Annotated[str, StringConstraints(max_length=2000, pattern=STORABLE)] | int | float | bool | None
 
 
-class Request(BaseModel):
-    """A misspelt field is refused, so that nothing a customer said is dropped unseen."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CustomerIn(Request):
+class CustomerIn(RequestModel):
     phone: Phone = Field(description="the number complained about (GDM-T6)")
     name: ShortText | None = None
     tier: Code = "ordinary"
     brand: Code | None = None
     home_city: ShortText | None = Field(default=None, description="branch id, city name or area code")
-    group_rating: Annotated[str, StringConstraints(max_length=8)] | None = None
+    group_rating: Annotated[str, StringConstraints(max_length=8, pattern=STORABLE)] | None = None
 
 
-class PlaceIn(Request):
+class PlaceIn(RequestModel):
     city: ShortText | None = None
     district: ShortText | None = None
-    address: Annotated[str, StringConstraints(max_length=512)] | None = None
+    address: Address | None = None
     longitude: float | None = Field(default=None, ge=-180, le=180)
     latitude: float | None = Field(default=None, ge=-90, le=90)
 
 
-class AgentIn(Request):
+class AgentIn(RequestModel):
     id: Code
     centre: ShortText
 
 
-class RegisterTicket(Request):
+class RegisterTicket(RequestModel):
     """A complaint as the front line posts it."""
 
     model_config = ConfigDict(
@@ -54,7 +46,7 @@ class RegisterTicket(Request):
         json_schema_extra={
             "examples": [
                 {
-                    "channel": "hall",
+                    "channel": "service_hall",
                     "kind": "complaint",
                     "category": "network.coverage.indoor",
                     "customer": {"phone": "13800000000", "tier": "ordinary", "brand": "easyown", "home_city": "jinan"},
@@ -67,13 +59,13 @@ class RegisterTicket(Request):
     )
 
     channel: Code
-    external_id: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    external_id: Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=STORABLE)] | None = None
     kind: Code
     category: Code
     customer: CustomerIn
     contact_phone: Phone | None = None
     contact_suspended_at: AwareDatetime | None = None
-    content: Text
+    content: LongText
     occurred_at: AwareDatetime | None = None
     place: PlaceIn | None = None
     elements: dict[Code, ElementValue] = Field(default_factory=dict, max_length=64)
@@ -83,10 +75,10 @@ class RegisterTicket(Request):
     flags: list[Code] = Field(default_factory=list, max_length=32)
 
 
-class SupplementTicket(Request):
+class SupplementTicket(RequestModel):
     """What the agent adds to a returned ticket; a field left out stays as it was."""
 
-    content: Text | None = Field(default=None, description="appended to the content")
+    content: LongText | None = Field(default=None, description="appended to the content")
     contact_phone: Phone | None = None
     contact_suspended_at: AwareDatetime | None = None
     occurred_at: AwareDatetime | None = None
@@ -98,17 +90,17 @@ class SupplementTicket(Request):
     note: ShortText | None = None
 
 
-class WithdrawTicket(Request):
+class WithdrawTicket(RequestModel):
     reason: ShortText
 
 
-class AnswerTicket(Request):
+class AnswerTicket(RequestModel):
     """A first-contact solution."""
 
-    answer: Text
+    answer: LongText
 
 
-class SearchTickets(Request):
+class SearchTickets(RequestModel):
     """In a body, so that a phone number never stands in a URL."""
 
     phone: Phone

@@ -14,6 +14,7 @@ from services.review.usecases import Desk
 from shared.database.engine import Database, Transaction
 from shared.errors import NotFound
 from shared.http.auth import Principal, allow
+from shared.http.fields import RequestModel
 from shared.http.idempotency import IdempotencyKey, answer_once
 from shared.http.keys import Role
 from shared.http.paging import Limit
@@ -36,7 +37,7 @@ STEPS: tuple[tuple[str, Step, str], ...] = (
     ("release", usecases.release, "Give a claim up"),
     ("opinion", usecases.ask_opinion, "Ask the supervisor for an opinion on a major complaint"),
 )
-DECISIONS: tuple[tuple[str, type[schemas.Request], Decision, str], ...] = (
+DECISIONS: tuple[tuple[str, type[RequestModel], Decision, str], ...] = (
     ("approve", schemas.Approve, usecases.approve, "Ready to dispatch"),
     ("return", schemas.Return, usecases.give_back, "Back to the agent, with a coded reason and what is missing"),
     ("reclassify", schemas.Reclassify, usecases.reclassify, "Correct category or classes before dispatch"),
@@ -84,7 +85,7 @@ def routes(desk: Desk, database: Database) -> APIRouter:
         ) -> Response:
             return await act(http, principal, idempotency_key, lambda tx: step(desk, tx, principal, reference))
 
-    def add_decision(name: str, model: type[schemas.Request], decision: Decision, summary: str) -> None:
+    def add_decision(name: str, model: type[RequestModel], decision: Decision, summary: str) -> None:
         @router.post(
             f"/reviews/{{reference}}/{name}", name=name, summary=summary, response_model=ReviewView, responses=CONFLICT
         )

@@ -4,49 +4,44 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from services.review.domain import ApprovalStatus, ReviewStatus
 from shared.contracts.review import Finding
 from shared.contracts.ticket import TicketSnapshot
-
-Code = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.:\-]+$")]
-Note = Annotated[str, StringConstraints(min_length=1, max_length=4000, strip_whitespace=True)]
+from shared.http.fields import Code, Note, RequestModel
 
 
-class Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ClaimNext(Request):
+class ClaimNext(RequestModel):
     count: int = Field(default=1, ge=1, le=50)
 
 
-class Approve(Request):
+class Approve(RequestModel):
     branch: Code | None = Field(default=None, description="only to overrule the routing rules")
     note: Note | None = None
 
 
-class Return(Request):
+class Return(RequestModel):
     reason_code: Code = Field(description="a return reason of the pack, such as RT_ELEMENTS_INCOMPLETE")
     missing: list[Code] = Field(default_factory=list, max_length=32)
     note: Note | None = None
 
 
-class Reclassify(Request):
+class Reclassify(RequestModel):
+    kind: Code | None = None
     category: Code | None = None
     add_classes: list[Code] = Field(default_factory=list, max_length=16)
     remove_classes: list[Code] = Field(default_factory=list, max_length=16)
 
 
-class Merge(Request):
+class Merge(RequestModel):
     into: Annotated[str, StringConstraints(min_length=10, max_length=64)] = Field(
         description="the earlier ticket's number"
     )
     note: Note | None = None
 
 
-class Opinion(Request):
+class Opinion(RequestModel):
     granted: bool
     opinion: Note
 

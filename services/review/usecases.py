@@ -85,6 +85,8 @@ async def reclassify(
     """Correct category and classes (SDM-R0b); a complaint that becomes major asks for an opinion at once (GDM-M2)."""
     if request.category is not None and request.category not in desk.pack.category_by_code:
         raise Invalid("unknown_value", "not a category of the pack", pointer="/category")
+    if request.kind is not None and request.kind not in desk.pack.kind_by_id:
+        raise Invalid("unknown_value", "not a kind of the pack", pointer="/kind")
     marks = []
     for code in request.add_classes:
         if code not in desk.pack.class_by_code:
@@ -93,7 +95,13 @@ async def reclassify(
     review = await _mine(transaction, principal, reference)
     was_major = review.is_major
     kept = tuple(mark for mark in review.ticket.classes if mark.code not in request.remove_classes)
-    draft = review.ticket.model_copy(update={"category": request.category or review.ticket.category, "classes": kept})
+    draft = review.ticket.model_copy(
+        update={
+            "category": request.category or review.ticket.category,
+            "kind": request.kind or review.ticket.kind,
+            "classes": kept,
+        }
+    )
     ticket = assess(desk.pack, draft, add=marks)
     now = desk.clock.now()
     domain.reclassify(review, ticket, principal.actor, desk.basis("SDM-R0b"), now)

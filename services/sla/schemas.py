@@ -1,18 +1,17 @@
 """Requests and answers of sla's API."""
 
 from datetime import date, datetime
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from services.sla.domain.records import ClockState, EscalationStatus, IncidentStatus, label_of, span
 from shared.contracts.dispatch import Label
 from shared.contracts.sla import EscalationRaised
 from shared.contracts.ticket import TicketRef
+from shared.http.fields import ShortText
 from shared.policy import Pack
-
-Source = Annotated[str, StringConstraints(min_length=1, max_length=200, strip_whitespace=True)]
 
 STATES = {
     ClockState.running: Label(zh="进行中", en="running"),
@@ -30,7 +29,7 @@ class SetDay(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     working: bool
-    source: Source = Field(description="the document that says so", examples=["国办发明电〔2026〕12号"])
+    source: ShortText = Field(description="the document that says so", examples=["国办发明电〔2026〕12号"])
 
 
 class DueChange(BaseModel):

@@ -107,9 +107,7 @@ class Transaction:
             self.publish(item.event, subject=subject.ticket_id, version=item.version, time=item.time, topic=item.topic)
         subject.pending.clear()
 
-    def publish_raw(
-        self, *, topic: str, key: UUID, headers: list[tuple[str, str]], payload: bytes, at: datetime
-    ) -> None:
+    def publish_raw(self, *, topic: str, key: UUID, headers: bytes, payload: bytes, at: datetime) -> None:
         """Put a record into the outbox as it is (a dead letter keeps its original bytes)."""
         self._outgoing.append(
             {

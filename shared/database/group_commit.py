@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from shared.database.engine import Database, Transaction
-from shared.errors import DomainError, Transient
+from shared.errors import Transient
 from shared.telemetry import metrics
 
 Item = TypeVar("Item")
@@ -56,7 +56,11 @@ class GroupCommit(Generic[Item, Answer]):
         try:
             async with self._database.transaction() as transaction:
                 results = await self._work(transaction, [item for item, _ in batch])
-        except Exception as error:
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                for _, future in batch:
+                    future.cancel()
+                raise
             if len(batch) == 1 or isinstance(error, Transient):
                 for _, future in batch:
                     _fail(future, error)
@@ -73,5 +77,5 @@ class GroupCommit(Generic[Item, Answer]):
 
 def _fail(future: "asyncio.Future[Answer]", error: Exception) -> None:
     if not future.done():
-        # A copy, so that callers who fail together do not share one traceback.
-        future.set_exception(error if isinstance(error, DomainError) else type(error)(*error.args))
+        # Without its traceback: callers who fail together would each add to it.
+        future.set_exception(error.with_traceback(None))

@@ -8,6 +8,7 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -34,6 +35,8 @@ TITLES = {
     503: "Not available for now",
 }
 
+# SQLSTATE: character not in repertoire, untranslatable character.
+NOT_STORABLE = ("22021", "22P05")
 HTTP_CODES = {
     400: "invalid_json",
     401: "not_authenticated",
@@ -133,6 +136,13 @@ def install(app: FastAPI) -> None:
     async def on_transient(_: Request, error: Transient) -> Response:
         log.warning("answered 503", extra={"error": str(error)})
         return unavailable("a part of the system is away for now; nothing was changed, try again")
+
+    @app.exception_handler(DBAPIError)
+    async def on_database(_: Request, error: DBAPIError) -> Response:
+        if getattr(error.orig, "sqlstate", None) in NOT_STORABLE:
+            return problem(422, "character_not_storable", "a text holds a NUL character, which cannot be stored")
+        log.error("database error", exc_info=error)
+        return problem(500, "internal_error", "this is our fault; the trace id finds it in the logs")
 
     @app.exception_handler(Exception)
     async def on_unexpected(_: Request, error: Exception) -> Response:

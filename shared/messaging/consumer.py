@@ -15,18 +15,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Generic
-from uuid import UUID
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 
 from shared.contracts.control import ReplayRequested
-from shared.contracts.topics import BRANCH_REPLIES, CONTROL, INCARNATION, consumed_topics, dead_letter_topic, topic_file
+from shared.contracts.topics import BRANCH_REPLIES, CONTROL, INCARNATION, consumed_topics, topic_file
 from shared.database.engine import Database, Transaction
 from shared.database.leases import Leases
 from shared.errors import DomainError, Poison, Transient
 from shared.ids import new_id
-from shared.messaging import inbox, outbox
+from shared.messaging import dead_letters, inbox, outbox
 from shared.messaging.batch import Batch
 from shared.messaging.events import Record, decode
 from shared.messaging.inbox import Position
@@ -43,6 +42,7 @@ GATHER_SECONDS = 0.02
 PARTITION_FETCH_BYTES = 512 * 1024
 SHARE_SECONDS = 1.0
 LAG_SECONDS = 5.0
+CAREFUL_FETCH_MS = 500
 BACKOFF_SECONDS = 0.5
 REQUEST_TIMEOUT_MS = 10_000
 DEAD_IN_A_ROW_LIMIT = 50
@@ -117,6 +117,8 @@ class Consumer(Generic[State]):
                 except OffsetOutOfRangeError as error:
                     lost = [partition for partition in error.args[0] if partition in self._positions]
                     await self._start_again(lost, "the log no longer holds the next record")
+                except UnicodeDecodeError:
+                    await self._step_over_unreadable()
                 except OwnershipLost:
                     log.info("a partition moved to another process")
                     self._positions.clear()
@@ -192,19 +194,7 @@ class Consumer(Generic[State]):
     async def _take_batch(self) -> None:
         consumer = await self._connected()
         fetched = await consumer.getmany(timeout_ms=max(self._fetch_max_wait_ms, 200), max_records=MAX_RECORDS)
-        records = [
-            Record(
-                partition.topic,
-                partition.partition,
-                raw.offset,
-                raw.key,
-                tuple((name, bytes(value)) for name, value in raw.headers),
-                raw.value,
-                raw.timestamp,
-            )
-            for partition, raws in fetched.items()
-            for raw in raws
-        ]
+        records = [Record.read(raw) for raws in fetched.values() for raw in raws]
         if not records:
             self._progress_at = time.monotonic() if self.lag == 0 else self._progress_at
             return
@@ -276,35 +266,19 @@ class Consumer(Generic[State]):
 
     async def _bury(self, record: Record, error: Exception) -> None:
         """Put a record that cannot be applied into the dead letters, and move past it."""
-        reason = _reason(error)
+        reason = dead_letters.reason_of(error)
         log.error(
             "dead letter",
             extra={"topic": record.topic, "partition": record.partition, "offset": record.offset, "error": reason},
-            exc_info=None if isinstance(error, (Poison, DomainError)) else error,
+            exc_info=None if isinstance(error, Poison | DomainError) else error,
         )
-        headers = [
-            *((name, value) for name, value in inbox.headers_out(record.headers)),
-            ("dead_topic", record.topic),
-            ("dead_partition", str(record.partition)),
-            ("dead_offset", str(record.offset)),
-            ("dead_service", self._service),
-            ("dead_error", reason.encode().decode("latin-1")),
-            ("dead_attempts", "2"),
-        ]
+        moves = self._moves([record])
 
         async def store(transaction: Transaction) -> None:
-            await inbox.bury(transaction.connection, record, reason, attempts=2)
-            transaction.publish_raw(
-                topic=dead_letter_topic(record.topic),
-                key=_subject(record),
-                headers=headers,
-                payload=record.value or b"",
-                at=await transaction.now(),
-            )
-            if not await inbox.move_positions(transaction.connection, self._moves([record])):
+            await dead_letters.bury(transaction, self._service, record, reason)
+            if not await inbox.move_positions(transaction.connection, moves):
                 raise OwnershipLost
 
-        moves = self._moves([record])
         await self._database.write(store)
         for (topic, number), (_, after) in moves.items():
             self._positions[TopicPartition(topic, number)] = after
@@ -315,6 +289,28 @@ class Consumer(Generic[State]):
             if self._dead_in_a_row >= DEAD_IN_A_ROW_LIMIT:
                 self.failure = f"{self._dead_in_a_row} records in a row could not be applied; reading stopped"
                 raise TooManyDeadLetters(self.failure)
+
+    async def _step_over_unreadable(self) -> None:
+        """aiokafka cannot read a header whose name is not UTF-8 and stands before that record for ever: read one record
+        at a time up to it, bury what can be said of it, and go on behind it."""
+        consumer = await self._connected()
+        ends = await self._watch.ends(list(self._positions))
+        for partition, end in ends.items():
+            if end <= self._positions[partition].next_offset:
+                continue
+            consumer.seek(partition, self._positions[partition].next_offset)
+            for _ in range(MAX_RECORDS):
+                try:
+                    fetched = await consumer.getmany(partition, timeout_ms=CAREFUL_FETCH_MS, max_records=1)
+                except UnicodeDecodeError:
+                    offset = await consumer.position(partition)
+                    unreadable = Record(partition.topic, partition.partition, offset, None, (), None)
+                    await self._bury(unreadable, Poison("the name of a header is not UTF-8; the record cannot be read"))
+                    consumer.seek(partition, offset + 1)
+                    continue
+                if not fetched:
+                    break
+                await self._store([Record.read(raw) for raw in fetched[partition]])
 
     # ---- figures -------------------------------------------------------------------------------------------------
 
@@ -383,20 +379,3 @@ async def _stop(consumer: AIOKafkaConsumer) -> None:
 
 def _producers(topic: str) -> tuple[str, ...]:
     return next((entry.producers for entry in topic_file().topics if entry.name == topic), ())
-
-
-def _reason(error: Exception) -> str:
-    """Why a record is dead, without any value of its data."""
-    if isinstance(error, DomainError):
-        return f"{error.code}: {error.detail}"
-    if isinstance(error, Poison):
-        return str(error)
-    return f"unexpected {type(error).__name__}"
-
-
-def _subject(record: Record) -> UUID:
-    """The record's own key where it is a UUID, so that a subject's dead letters stay in order."""
-    try:
-        return UUID((record.key or b"").decode())
-    except ValueError:
-        return new_id()

@@ -27,6 +27,12 @@ class Record:
     value: bytes | None
     timestamp_ms: int | None = None
 
+    @classmethod
+    def read(cls, raw: Any) -> "Record":
+        """A record of aiokafka's. Kafka allows a header without a value; it counts as an empty one."""
+        headers = tuple((name, bytes(value or b"")) for name, value in raw.headers)
+        return cls(raw.topic, raw.partition, raw.offset, raw.key, headers, raw.value, raw.timestamp)
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -77,6 +83,8 @@ def decode(record: Record, wanted: frozenset[str]) -> Event:
         raise Poison(f"{envelope.type} does not belong on {record.topic}")
     if record.value is None:
         raise Poison(f"{envelope.type} has no data")
+    if b"\\u0000" in record.value:
+        raise Poison(f"{envelope.type} holds a NUL character")
     if envelope.type not in wanted:
         return Event(envelope, None, record)
     try:

@@ -14,7 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.messaging.events import Record
 
-Headers = list[list[str]]
 Stream = tuple[str, UUID]
 """(publisher, subject): the line of versions 1, 2, 3 …"""
 
@@ -32,13 +31,13 @@ class Parked(NamedTuple):
     record: Record
 
 
-def headers_out(headers: Iterable[tuple[str, bytes]]) -> Headers:
-    """Headers as JSON can hold them; latin-1 keeps every byte."""
-    return [[name, value.decode("latin-1")] for name, value in headers]
+def headers_out(headers: Iterable[tuple[str, bytes]]) -> bytes:
+    """Headers as stored: JSON in bytes, for `jsonb` refuses a NUL that a record may carry; latin-1 keeps every byte."""
+    return orjson.dumps([[name, value.decode("latin-1")] for name, value in headers])
 
 
-def headers_in(headers: Headers) -> tuple[tuple[str, bytes], ...]:
-    return tuple((name, value.encode("latin-1")) for name, value in headers)
+def headers_in(stored: bytes) -> tuple[tuple[str, bytes], ...]:
+    return tuple((name, value.encode("latin-1")) for name, value in orjson.loads(stored))
 
 
 async def versions(connection: AsyncConnection, streams: Iterable[Stream]) -> dict[Stream, int]:
@@ -78,7 +77,12 @@ async def parked_for(connection: AsyncConnection, subjects: Iterable[UUID]) -> d
     parked: dict[Stream, list[Parked]] = {}
     for row in rows:
         record = Record(
-            row.topic, row.partition, row.record_offset, str(row.subject).encode(), headers_in(row.headers), row.payload
+            row.topic,
+            row.partition,
+            row.record_offset,
+            str(row.subject).encode(),
+            headers_in(bytes(row.headers)),
+            row.payload,
         )
         parked.setdefault((row.publisher, row.subject), []).append(Parked(row.version, record))
     return parked
@@ -89,7 +93,7 @@ async def park(connection: AsyncConnection, stream: Stream, version: int, record
         text(
             "INSERT INTO parked_events"
             " (publisher, subject, version, topic, partition, record_offset, headers, payload, reason) VALUES"
-            " (:publisher, :subject, :version, :topic, :partition, :offset, CAST(:headers AS jsonb), :payload, :reason)"
+            " (:publisher, :subject, :version, :topic, :partition, :offset, :headers, :payload, :reason)"
             " ON CONFLICT (publisher, subject, version) DO UPDATE SET reason = excluded.reason"
         ),
         {
@@ -99,7 +103,7 @@ async def park(connection: AsyncConnection, stream: Stream, version: int, record
             "topic": record.topic,
             "partition": record.partition,
             "offset": record.offset,
-            "headers": _json(headers_out(record.headers)),
+            "headers": headers_out(record.headers),
             "payload": record.value or b"",
             "reason": reason,
         },
@@ -115,26 +119,6 @@ async def unpark(connection: AsyncConnection, stream: Stream, version: int) -> N
 
 async def parked_count(connection: AsyncConnection) -> int:
     return int((await connection.execute(text("SELECT count(*) FROM parked_events"))).scalar_one())
-
-
-async def bury(connection: AsyncConnection, record: Record, error: str, attempts: int) -> None:
-    """Keep a record that cannot be applied, with its bytes as they came."""
-    await connection.execute(
-        text(
-            "INSERT INTO dead_letters (topic, partition, record_offset, record_key, headers, payload, error, attempts)"
-            " VALUES (:topic, :partition, :offset, :key, CAST(:headers AS jsonb), :payload, :error, :attempts)"
-        ),
-        {
-            "topic": record.topic,
-            "partition": record.partition,
-            "offset": record.offset,
-            "key": record.key,
-            "headers": _json(headers_out(record.headers)),
-            "payload": record.value,
-            "error": error,
-            "attempts": attempts,
-        },
-    )
 
 
 async def seen_commands(connection: AsyncConnection, ids: Iterable[UUID]) -> set[UUID]:
@@ -200,7 +184,3 @@ def record_time(record: Record) -> datetime | None:
     if record.timestamp_ms is None or record.timestamp_ms < 0:
         return None
     return datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
-
-
-def _json(value: Headers) -> str:
-    return orjson.dumps(value).decode()

@@ -23,6 +23,7 @@ from shared.contracts.envelope import SOURCE_PREFIX, Envelope
 from shared.database.engine import Database
 from shared.database.leases import Leases
 from shared.errors import Transient
+from shared.messaging.inbox import headers_in
 from shared.messaging.outbox import backlog, keep_partitions, utc_day
 from shared.telemetry import metrics
 
@@ -145,7 +146,7 @@ class Relay:
 
     async def _hand_over(self, producer: AIOKafkaProducer, row: Any) -> asyncio.Future[Any]:
         if row.headers is not None:
-            headers = [(name, value.encode("latin-1")) for name, value in row.headers]
+            headers = list(headers_in(bytes(row.headers)))
         else:
             headers = Envelope(
                 event_id=row.event_id,

@@ -16,7 +16,6 @@ from sqlalchemy import (
     Uuid,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.database.columns import Time
 
@@ -46,7 +45,7 @@ def plumbing_tables(metadata: MetaData) -> Plumbing:
         Column("type", Text, nullable=False),
         Column("time", Time, nullable=False),
         Column("traceparent", Text),
-        Column("headers", JSONB),
+        Column("headers", LargeBinary),
         Column("payload", LargeBinary, nullable=False),
         Column("published_at", Time),
         Index("ix_outbox_unpublished", "id", postgresql_where=text("published_at IS NULL")),
@@ -74,7 +73,7 @@ def plumbing_tables(metadata: MetaData) -> Plumbing:
         Column("topic", Text, nullable=False),
         Column("partition", Integer, nullable=False),
         Column("record_offset", BigInteger, nullable=False),
-        Column("headers", JSONB, nullable=False),
+        Column("headers", LargeBinary, nullable=False),
         Column("payload", LargeBinary, nullable=False),
         Column("reason", Text, nullable=False),
         Column("parked_at", Time, nullable=False, server_default=text("now()")),
@@ -87,7 +86,7 @@ def plumbing_tables(metadata: MetaData) -> Plumbing:
         Column("partition", Integer, nullable=False),
         Column("record_offset", BigInteger, nullable=False),
         Column("record_key", LargeBinary),
-        Column("headers", JSONB, nullable=False),
+        Column("headers", LargeBinary, nullable=False),
         Column("payload", LargeBinary),
         Column("error", Text, nullable=False),
         Column("attempts", SmallInteger, nullable=False),

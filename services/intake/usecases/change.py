@@ -18,7 +18,7 @@ from services.intake.usecases.picture import contact_of, masked_elements, place_
 from shared.contracts.intake import TicketAnswered, TicketSupplemented, TicketWithdrawn
 from shared.contracts.ticket import Basis, TicketSnapshot
 from shared.database.engine import Transaction
-from shared.errors import NotFound
+from shared.errors import Conflict, NotFound
 from shared.http.auth import Principal
 from shared.ids import new_id
 from shared.policy import assess, known
@@ -47,6 +47,8 @@ async def supplement_ticket(
             elements=request.elements,
         )
     )
+    if row.personal is None:
+        raise Conflict("contact_erased", "the personal data of this ticket was erased")
     personal = Personal.model_validate_json(desk.vault.open(row.ticket_id, row.personal))
     changed = tuple(sorted(request.model_fields_set - {"note"}))
     personal = personal.model_copy(

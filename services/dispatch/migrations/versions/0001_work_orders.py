@@ -37,7 +37,7 @@ CREATE TABLE work_orders (
         'dispatched', 'accepted', 'replied', 'returned', 'raised', 'closed', 'ended'))
 ) WITH (fillfactor = 85);
 CREATE INDEX ix_work_orders_branch ON work_orders (branch, ticket_id);
-CREATE INDEX ix_work_orders_callback ON work_orders (urgency_rank, ticket_id) WHERE status = 'replied';
+CREATE INDEX ix_work_orders_callback ON work_orders (rung DESC, urgency_rank, ticket_id) WHERE status = 'replied';
 CREATE TABLE callbacks (
     ticket_id uuid NOT NULL,
     attempt smallint NOT NULL,
