@@ -56,6 +56,8 @@ lock: ## pin all packages anew in requirements/*.txt
 		--no-emit-index-url --no-emit-find-links --extra local -o requirements/run.txt
 	.cache/lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --no-emit-find-links --extra local --extra dev -c requirements/run.txt -o requirements/dev.txt
+	.cache/lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --no-emit-find-links -c requirements/run.txt -o requirements/service.txt
 	rm -rf .cache/lock
 
 clean: ## remove what tools left behind; the environment and the data stay

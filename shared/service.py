@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI
+from fastapi_offline import FastAPIOffline
 from sqlalchemy import Table
 from starlette.responses import PlainTextResponse
 
@@ -80,7 +81,8 @@ class Service:
         self.warnings: list[Callable[[], list[str]]] = []
         self._jobs: list[Job] = []
         self._stop = asyncio.Event()
-        self.app = FastAPI(
+        # The documentation page brings its own scripts: operators' networks often reach no CDN.
+        self.app: FastAPI = FastAPIOffline(
             title=f"Gongdan {name}",
             summary=about,
             version="1.0.0",

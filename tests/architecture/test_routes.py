@@ -14,7 +14,10 @@ from shared.http.keys import Role
 from tests.architecture.services import SERVICES, built
 
 # Why these are open: docs/decisions/0009.
-OPEN = {"/health/live", "/health/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+OPEN = {
+    *("/health/live", "/health/ready"),
+    *("/docs", "/docs/oauth2-redirect", "/openapi.json", "/static-offline-docs"),
+}
 SOME_REFERENCE = "T20261122-0000012"
 SOME_ID = "019b0a51-7c80-7d35-9f11-3c2a8e64b7d0"
 
