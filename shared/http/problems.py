@@ -1,7 +1,7 @@
 """Errors as problem details (RFC 9457): a stable `code`, and a JSON pointer to each field at fault."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -97,12 +97,26 @@ def unavailable(detail: str, code: str = "unavailable") -> Response:
     return problem(503, code, detail, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
-def pointer(location: Sequence[Any]) -> str:
-    """A JSON pointer (RFC 6901) from a validation error's location; query and header fields keep their part's name."""
-    steps = [str(step) for step in location]
+def pointer(location: Sequence[Any], body: Any = None) -> str:
+    """A JSON pointer (RFC 6901) from a validation error's location; query and header fields keep their part's name.
+
+    Where a field may be of several types, the location also names the type that was tried; such a step leads nowhere in
+    the body and is left out. The last step may be a member that is missing.
+    """
+    steps = list(location)
     if steps and steps[0] == "body":
-        steps = steps[1:]
-    return "".join(f"/{step.replace('~', '~0').replace('/', '~1')}" for step in steps) or "/"
+        steps = list(_within(body, steps[1:]))
+    return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in steps) or "/"
+
+
+def _within(node: Any, steps: Sequence[Any]) -> Iterator[Any]:
+    for step in steps:
+        if isinstance(node, dict):
+            yield step
+            node = node.get(step)
+        elif isinstance(node, list) and isinstance(step, int) and step < len(node):
+            yield step
+            node = node[step]
 
 
 def install(app: FastAPI) -> None:
@@ -120,9 +134,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_: Request, error: RequestValidationError) -> Response:
-        fields = [
-            FieldError(pointer=pointer(item["loc"]), code=item["type"], detail=item["msg"]) for item in error.errors()
-        ]
+        found: dict[str, FieldError] = {}
+        for item in error.errors():
+            where = pointer(item["loc"], error.body)
+            found.setdefault(where, FieldError(pointer=where, code=item["type"], detail=item["msg"]))
+        fields = list(found.values())
         if any(field.code == "json_invalid" for field in fields):
             return problem(400, "invalid_json", "the body is not valid JSON in UTF-8", fields)
         return problem(422, "invalid_request", "; ".join(f"{f.pointer}: {f.detail}" for f in fields[:3]), fields)

@@ -169,8 +169,8 @@ class Bench:
         """Subjects of the outbox whose versions do not go 1, 2, 3, … in the order of publishing; or whose last
         version is not the stored one."""
         return await self.query(
-            "SELECT subject FROM (SELECT subject, version, row_number() OVER (PARTITION BY subject ORDER BY id) AS place"
-            " FROM outbox) AS numbered WHERE version <> place"
+            "SELECT subject FROM (SELECT subject, version,"
+            " row_number() OVER (PARTITION BY subject ORDER BY id) AS place FROM outbox) AS numbered WHERE version <> place"
             " UNION ALL SELECT ticket_id FROM complaint_facts AS f"
             " WHERE version <> (SELECT count(*) FROM outbox AS o WHERE o.subject = f.ticket_id)"
             " UNION ALL SELECT incident_id FROM incidents AS i"
@@ -616,6 +616,7 @@ async def test_two_projections_and_two_sweeps_at_once(databases: Databases) -> N
         await race.run([tickets[::2], tickets[1::2]], crossed)
         for each in (three, four):
             each.desk.clock.sync(await one.now())
+        end = await one.now()
         race.fired += sum(len(done.fired) for done in await three.sweep_all())
 
         assert race.fired > 600
@@ -632,6 +633,16 @@ async def test_two_projections_and_two_sweeps_at_once(databases: Databases) -> N
             " OR (breached_at = due_at AND boundary = 'after')"
         )
         assert early == []
+        # By the database's clock: `created_at` is when the transaction that published the moment began.
+        ahead = await one.query(
+            "SELECT 1 FROM outbox WHERE type IN ('clock.warned', 'clock.breached')"
+            " AND time > created_at + interval '1 minute'"
+        )
+        assert ahead == []
+        verdicts = await one.query(
+            "SELECT DISTINCT state FROM clocks WHERE kind = 'first_reply' AND due_at > :end", end=end
+        )
+        assert [row[0] for row in verdicts] == ["met"]
         assert await one.one("SELECT count(*) FROM clocks WHERE next_at <= clock_timestamp() - interval '1 s'") == 0
         assert await one.one("SELECT count(*) FROM incidents WHERE status = 'open'") <= 2
         assert await one.one("SELECT count(*) FROM clocks WHERE kind = 'first_reply' AND stopped_at IS NULL") == 0
