@@ -96,16 +96,17 @@ async def harassing(stage: Stage) -> Row:
     held = await stage.see(case, "review.held", "DET-26-HARASSING-PROVINCE")
     proposal = held.data["findings"][0]["proposal"]
     await stage.claim(case)
-    await stage.review(case, "reclassify", {"category": proposal})
+    await stage.review(case, "reclassify", {"category": proposal, "kind": "complaint"})
     await stage.see(case, "review.reclassified", "SDM-R0b")
     await stage.review(case, "approve", {})
 
     def corrected(seen: Seen) -> bool:
-        return bool(seen.data["order"]["category"] == proposal)
+        order = seen.data["order"]
+        return (order["category"], order["kind"]) == (proposal, "complaint")
 
     await stage.see(case, "order.dispatched", branch="jinan", where=corrected)
     await stage.see(case, "ticket.closed")
-    return stage.row(f"now {stage.narrator.category(proposal)}; closed", "jinan")
+    return stage.row(f"now a complaint, {stage.narrator.category(proposal)}; closed", "jinan")
 
 
 async def repeat(stage: Stage) -> Row:

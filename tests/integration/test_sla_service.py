@@ -170,7 +170,8 @@ class Bench:
         version is not the stored one."""
         return await self.query(
             "SELECT subject FROM (SELECT subject, version,"
-            " row_number() OVER (PARTITION BY subject ORDER BY id) AS place FROM outbox) AS numbered WHERE version <> place"
+            " row_number() OVER (PARTITION BY subject ORDER BY id) AS place FROM outbox) AS numbered"
+            " WHERE version <> place"
             " UNION ALL SELECT ticket_id FROM complaint_facts AS f"
             " WHERE version <> (SELECT count(*) FROM outbox AS o WHERE o.subject = f.ticket_id)"
             " UNION ALL SELECT incident_id FROM incidents AS i"
