@@ -5,7 +5,7 @@ Each verb is one function on a locked `WorkOrder`; the HTTP routes and the comma
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from services.dispatch import repository
@@ -17,7 +17,7 @@ from shared.clock import Clock
 from shared.contracts.dispatch import Reply
 from shared.contracts.ticket import Basis, TicketSnapshot
 from shared.database.engine import Transaction
-from shared.errors import Conflict, NotFound
+from shared.errors import Conflict, Invalid, NotFound
 from shared.http.auth import Principal
 from shared.http.keys import Role
 from shared.http.references import ticket_reference
@@ -37,6 +37,8 @@ from shared.privacy import mask
 RAISED = "raised"
 SENT_OUT = "sent_to_other_province"
 CHOSEN_BY_PERSON = "SDM-R0"
+# How far a branch's clock may be ahead of ours.
+CLOCK_TOLERANCE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ def progress(desk: Desk, order: WorkOrder, request: Progress, actor: str, now: d
 def reply(desk: Desk, order: WorkOrder, request: ReplyIn, actor: str, now: datetime) -> None:
     """The branch's answer. A verified network may send the order on (RTE-09, RTE-10); otherwise callback or closing."""
     ticket = order.snapshot
+    if request.replied_at > now + CLOCK_TOLERANCE:
+        raise Invalid("replied_in_future", "the time of the reply cannot be later than now", pointer="/replied_at")
     given = Reply(
         process=mask(request.process),
         content=mask(request.content),
@@ -208,7 +212,8 @@ async def act(
     if found is None or not may_see(principal, found):
         raise NotFound("order_not_found", "no order of this number")
     order = repository.to_order(await repository.lock(transaction.connection, found.ticket_id))
-    principal.must_hold(order.branch)
+    if principal.role is Role.branch and order.branch != principal.scope:
+        raise NotFound("order_not_found", "no order of this number")
     if principal.role is Role.branch and order.status is OrderStatus.raised:
         raise Conflict("order_raised", "the order was raised; the province answers it")
     now = desk.clock.now()
@@ -219,4 +224,9 @@ async def act(
 
 
 def may_see(principal: Principal, row: Any) -> bool:
-    return principal.role is not Role.branch or row.branch == principal.scope
+    """A branch sees its own orders, a front line with a channel scope those of its channel, the others all."""
+    if principal.role is Role.branch:
+        return bool(row.branch == principal.scope)
+    if principal.role is Role.front_line and principal.scope is not None:
+        return row.snapshot is not None and row.snapshot["channel"] == principal.scope
+    return True

@@ -62,12 +62,16 @@ def routes(desk: Desk, database: Database) -> APIRouter:
         return ReviewPage(items=[review_view(row) for row in rows], waiting=waiting)
 
     @router.post("/reviews:claim", summary="Take the most urgent reviews that nobody holds", response_model=ReviewPage)
-    async def claim_next(request: schemas.ClaimNext, principal: Reviewer) -> ReviewPage:
+    async def claim_next(
+        http: Request, request: schemas.ClaimNext, principal: Reviewer, idempotency_key: IdempotencyKey = None
+    ) -> Response:
         """A claim lapses by itself, so that a review is never stuck with somebody who went home."""
-        rows = await database.write(
-            lambda transaction: usecases.claim_next(desk, transaction, principal, request.count)
-        )
-        return ReviewPage(items=[review_view(row) for row in rows], waiting=len(rows))
+
+        async def work(transaction: Transaction) -> ReviewPage:
+            rows = await usecases.claim_next(desk, transaction, principal, request.count)
+            return ReviewPage(items=[review_view(row) for row in rows], waiting=len(rows))
+
+        return await answer_once(database, http, principal, idempotency_key, work)
 
     @router.get("/reviews/{reference}", summary="One review", response_model=ReviewView, responses=NOT_FOUND)
     async def review(reference: TicketReference, principal: Reader) -> ReviewView:

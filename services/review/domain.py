@@ -220,6 +220,9 @@ def raise_priority(review: Review, rung: int) -> None:
 
 def ask_opinion(review: Review, approval_id: UUID, actor: str, basis: Basis, now: datetime) -> None:
     """Ask a supervisor for an opinion on a major complaint (GDM-M2)."""
+    _require(review, frozenset(ReviewStatus) - OVER, "reported to a supervisor")
+    if not review.is_major:
+        raise Conflict("not_major", "only a major complaint needs a supervisor's opinion")
     review.opinions.append(OpinionRequest(approval_id, actor, now))
     review.changed = True
     review.record(

@@ -92,6 +92,7 @@ async def reclassify(
         if code not in desk.pack.class_by_code:
             raise Invalid("unknown_value", f"{code!r} is not a class of the pack", pointer="/add_classes")
         marks.append(class_mark(desk.pack, code))
+    connection = transaction.connection
     review = await _mine(transaction, principal, reference)
     was_major = review.is_major
     kept = tuple(mark for mark in review.ticket.classes if mark.code not in request.remove_classes)
@@ -105,20 +106,25 @@ async def reclassify(
     ticket = assess(desk.pack, draft, add=marks)
     now = desk.clock.now()
     domain.reclassify(review, ticket, principal.actor, desk.basis("SDM-R0b"), now)
-    if review.is_major and not was_major:
+    if review.is_major and not was_major and not await repository.open_approval(connection, review.ticket_id):
         domain.ask_opinion(review, new_id(), principal.actor, desk.basis("GDM-M2"), now)
     return await _save(desk, transaction, review)
 
 
 async def merge(desk: Desk, transaction: Transaction, principal: Principal, reference: str, request: Merge) -> Any:
     """Confirm a duplicate of a ticket still in process."""
-    review = await _mine(transaction, principal, reference)
-    earlier = await repository.find(transaction.connection, ticket_reference(request.into))
-    if earlier is None:
-        raise Invalid("merge_target_unknown", "no ticket of this number", pointer="/into")
+    own = await _find(transaction, reference)
+    try:
+        earlier = await _find(transaction, request.into)
+    except NotFound:
+        raise Invalid("merge_target_unknown", "no ticket of this number", pointer="/into") from None
+    # Both at once, in id order: two tickets merged into each other would both be lost.
+    locked = await repository.lock_many(transaction.connection, {own.ticket_id, earlier.ticket_id})
+    review = locked[own.ticket_id]
+    await _must_be_free(transaction, principal, review)
     domain.merge(
         review,
-        repository.to_review(earlier),
+        locked[earlier.ticket_id],
         principal.actor,
         desk.basis("SDM-S1"),
         desk.clock.now(),
@@ -180,9 +186,13 @@ async def _locked(transaction: Transaction, reference: str) -> Review:
 async def _mine(transaction: Transaction, principal: Principal, reference: str) -> Review:
     """Lock the review, unless another reviewer holds it by a live claim."""
     review = await _locked(transaction, reference)
+    await _must_be_free(transaction, principal, review)
+    return review
+
+
+async def _must_be_free(transaction: Transaction, principal: Principal, review: Review) -> None:
     if await repository.held_by_another(transaction.connection, review.ticket_id, principal.actor):
         raise Conflict("review_not_free", "another reviewer holds it")
-    return review
 
 
 async def _save(desk: Desk, transaction: Transaction, review: Review) -> Any:

@@ -24,11 +24,6 @@ class Principal:
     def actor(self) -> str:
         return f"{self.role}:{self.scope or self.name}"
 
-    def must_hold(self, branch: str | None) -> None:
-        """Refuse a branch that touches another branch's order; the answer does not tell that the order exists."""
-        if self.role is Role.branch and self.scope != branch:
-            raise Forbidden("not_your_order", "no order of this number is with your branch")
-
 
 class allow(SecurityBase):
     """A dependency that lets these roles in. 401 without a valid key, 403 with a key of another role."""

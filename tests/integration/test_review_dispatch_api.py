@@ -229,13 +229,7 @@ async def test_a_refused_request_keeps_no_key(review: Site) -> None:
         ("merge", {"into": NOBODYS}, "merge_target_unknown", "/into"),
         ("merge", {}, "invalid_request", "/into"),
         ("approve", {"surprise": 1}, "invalid_request", "/surprise"),
-        pytest.param(
-            "merge",
-            {"into": "not-a-ticket"},
-            "merge_target_unknown",
-            "/into",
-            marks=pytest.mark.xfail(reason="services/review/usecases.py, merge: 404 ticket_not_found, names no field"),
-        ),
+        ("merge", {"into": "not-a-ticket"}, "merge_target_unknown", "/into"),
     ],
 )
 async def test_what_review_does_not_know_is_refused_by_field(
@@ -269,7 +263,6 @@ async def test_a_duplicate_is_merged_into_an_open_ticket_of_the_same_customer_on
     assert refusal(await review.post("reviewer", f"/v1/reviews/{number}/approve", {})) == (409, "review_state")
 
 
-@pytest.mark.xfail(reason="services/review/usecases.py, merge: the ticket merged into is not locked", strict=False)
 async def test_two_tickets_are_never_merged_into_each_other(review: Site) -> None:
     pairs = [(await waiting(review, customer=f"m{n}"), await waiting(review, customer=f"m{n}")) for n in range(8)]
     for one, other in pairs:
@@ -328,7 +321,6 @@ async def test_a_complaint_that_becomes_major_asks_for_an_opinion_at_once(review
     assert [item["ticket_no"] for item in (await review.get("ops", "/v1/approvals")).json()["items"]] == [number]
 
 
-@pytest.mark.xfail(reason="services/review/usecases.py, reclassify: asks again while an opinion is pending, 500")
 async def test_a_complaint_that_becomes_major_twice_waits_for_one_opinion(review: Site) -> None:
     number = await waiting(review)
     path = f"/v1/reviews/{number}/reclassify"
