@@ -12,6 +12,7 @@ from services.dispatch.domain.order import IN_HAND, OrderStatus, WorkOrder
 from services.dispatch.tables import callbacks, work_orders
 from shared.contracts.dispatch import Label, Reply
 from shared.contracts.ticket import TicketSnapshot
+from shared.database.columns import Json
 
 OrderRow: TypeAlias = Any
 
@@ -112,12 +113,12 @@ def _values(order: WorkOrder, now: datetime) -> dict[str, Any]:
         "branch": order.branch,
         "unit": order.unit,
         "complaint_city": order.complaint_city,
-        "snapshot": order.ticket.model_dump(mode="json", exclude_none=True) if order.ticket else None,
+        "snapshot": Json.of(order.ticket) if order.ticket else None,
         "urgency_rank": order.ticket.urgency.rank if order.ticket else 0,
         "rung": order.rung,
         "route_rules": list(order.route_rules),
         "instruction": order.instruction.model_dump() if order.instruction else None,
-        "reply": order.reply.model_dump(mode="json", exclude_none=True) if order.reply else None,
+        "reply": Json.of(order.reply) if order.reply else None,
         "reopened": order.reopened,
         "attempts": order.attempts,
         "calls": order.calls,

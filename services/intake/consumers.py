@@ -12,6 +12,7 @@ from services.intake.usecases.desk import entry
 from shared.clock import Clock
 from shared.contracts import dispatch, review, sla
 from shared.contracts.ticket import Contract, TicketSnapshot
+from shared.database.columns import Json
 from shared.database.engine import Transaction
 from shared.errors import NotYet
 from shared.messaging.events import Event
@@ -148,7 +149,7 @@ class Intake:
                 [
                     {
                         "id": ticket_id,
-                        "new_snapshot": snapshot.model_dump(mode="json", exclude_none=True),
+                        "new_snapshot": Json.of(snapshot),
                         "new_category": snapshot.category,
                     }
                     for ticket_id, snapshot in sorted(state.snapshots.items())

@@ -12,6 +12,7 @@ from services.review.domain import OPINION, ApprovalStatus, Review, ReviewStatus
 from services.review.tables import approvals, reviews
 from shared.contracts.review import Finding
 from shared.contracts.ticket import TicketSnapshot
+from shared.database.columns import Json
 
 ReviewRow: TypeAlias = Any
 
@@ -99,7 +100,7 @@ def _values(review: Review, now: datetime) -> dict[str, Any]:
     return {
         "status": review.status,
         "round": review.round,
-        "snapshot": review.ticket.model_dump(mode="json", exclude_none=True),
+        "snapshot": Json.of(review.ticket),
         "urgency_rank": review.ticket.urgency.rank,
         "priority": review.priority,
         "findings": [finding.model_dump(exclude_none=True) for finding in review.findings],

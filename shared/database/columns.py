@@ -2,9 +2,18 @@
 
 from enum import StrEnum
 
+from pydantic import BaseModel
 from sqlalchemy import CheckConstraint, DateTime
 
 Time = DateTime(timezone=True)
+
+
+class Json(str):
+    """JSON text for a `jsonb` column, written as it is: a model that renders itself need not pass through a dict."""
+
+    @classmethod
+    def of(cls, model: BaseModel) -> "Json":
+        return cls(model.model_dump_json(exclude_none=True))
 
 
 def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:

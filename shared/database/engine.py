@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from shared.database.columns import Json
 from shared.errors import Transient
 from shared.ids import new_id
 from shared.subject import Subject
@@ -139,7 +140,7 @@ class Database:
             pool_timeout=POOL_TIMEOUT_SECONDS,
             pool_pre_ping=True,
             pool_use_lifo=True,
-            json_serializer=lambda value: orjson.dumps(value).decode(),
+            json_serializer=lambda value: value if isinstance(value, Json) else orjson.dumps(value).decode(),
             json_deserializer=orjson.loads,
             connect_args={"server_settings": SERVER_SETTINGS, "timeout": CONNECT_TIMEOUT_SECONDS},
         )

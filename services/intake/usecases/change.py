@@ -17,6 +17,7 @@ from services.intake.usecases.desk import Desk, entry, links, may_see, refuse_un
 from services.intake.usecases.picture import contact_of, masked_elements, place_of
 from shared.contracts.intake import TicketAnswered, TicketSupplemented, TicketWithdrawn
 from shared.contracts.ticket import Basis, TicketSnapshot
+from shared.database.columns import Json
 from shared.database.engine import Transaction
 from shared.errors import Conflict, NotFound
 from shared.http.auth import Principal
@@ -87,7 +88,7 @@ async def supplement_ticket(
         row.ticket_id,
         status=status,
         review_status=review,
-        snapshot=snapshot.model_dump(mode="json", exclude_none=True),
+        snapshot=Json.of(snapshot),
         personal=desk.vault.seal(row.ticket_id, personal.model_dump_json().encode()),
         version=version,
         updated_at=now,

@@ -15,6 +15,7 @@ from services.intake.usecases.desk import Desk, entry, refuse_unknown
 from services.intake.usecases.picture import personal_of, snapshot_of
 from shared.contracts.intake import TicketRegistered
 from shared.contracts.ticket import TicketRef
+from shared.database.columns import Json
 from shared.database.engine import Transaction
 from shared.errors import Invalid
 from shared.http.auth import Principal
@@ -231,7 +232,7 @@ async def _store(desk: Desk, transaction: Transaction, drafts: Sequence[_Draft],
                 "customer_key": draft.customer_key,
                 "category": snapshot.category,
                 "urgency_rank": snapshot.urgency.rank,
-                "snapshot": snapshot.model_dump(mode="json", exclude_none=True),
+                "snapshot": Json.of(snapshot),
                 "personal": desk.vault.seal(draft.ticket_id, personal_of(request).model_dump_json().encode()),
                 "version": 1,
                 "accepted_at": now,
