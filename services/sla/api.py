@@ -85,7 +85,7 @@ def routes(desk: Desk, database: Database) -> APIRouter:
     async def escalations(
         principal: Handler, status: EscalationStatus | None = None, cursor: Cursor = None, limit: Limit = 50
     ) -> EscalationPage:
-        """A branch sees those of the tickets that are with it."""
+        """A branch sees those of the tickets that are with it, or that it gave back and no other has yet."""
         branch = principal.scope if principal.role is Role.branch else None
         before = read_cursor(cursor)
         rows = await database.read(
@@ -142,7 +142,7 @@ def routes(desk: Desk, database: Database) -> APIRouter:
         within_minutes: Annotated[int, Query(ge=1, le=7 * 24 * 60, description="business time")] = 60,
         limit: Limit = 50,
     ) -> DueList:
-        """A branch sees the clocks of the tickets that are with it."""
+        """A branch sees the clocks of the tickets that are with it, or that it gave back and no other has yet."""
         branch = principal.scope if principal.role is Role.branch else None
         now = desk.clock.now()
         until = now + timedelta(minutes=within_minutes)

@@ -4,9 +4,8 @@ Between publishers nothing is ordered. An event on a ticket that is not register
 a stop that comes before its start is remembered (`domain/clocks.py`).
 """
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -17,7 +16,8 @@ from services.sla.domain.records import Facts, Incident, Rulebook
 from services.sla.repository import facts as facts_table
 from services.sla.repository import incidents as incidents_table
 from services.sla.usecases.desk import Desk, lock_facts, save_facts
-from shared.contracts.dispatch import OrderDispatched, OrderRaised, OrderReturned, TicketClosed, TicketReopened
+from services.sla.usecases.neighbours import neighbourhoods
+from shared.contracts.dispatch import OrderDispatched, OrderRaised, TicketClosed, TicketReopened
 from shared.contracts.intake import TicketAnswered, TicketRegistered, TicketSupplemented, TicketWithdrawn
 from shared.contracts.registry import MODELS
 from shared.contracts.review import ReviewApproved, ReviewMerged, ReviewReclassified
@@ -29,6 +29,7 @@ from shared.messaging.events import Event
 from shared.policy import Complaint, Pack, assess, counts_for_batch, is_vip, problem_of
 
 MONTH = timedelta(days=31)
+_UNKNOWN = (None, None)
 
 ENDS = frozenset({TicketClosed.TYPE, TicketWithdrawn.TYPE, TicketAnswered.TYPE, ReviewMerged.TYPE})
 SNAPSHOTS = frozenset({TicketSupplemented.TYPE, ReviewReclassified.TYPE, ReviewApproved.TYPE})
@@ -36,7 +37,8 @@ SNAPSHOTS = frozenset({TicketSupplemented.TYPE, ReviewReclassified.TYPE, ReviewA
 
 @dataclass(slots=True)
 class Watch:
-    """The state of one batch. `archived` and `accepted` hold what stored earlier tickets say about repeats."""
+    """The state of one batch. `archived` and `accepted` hold what stored earlier tickets say about repeats and appeals;
+    `later` by customer the complaints that one before them may make an appeal."""
 
     now: datetime
     book: Rulebook
@@ -44,6 +46,7 @@ class Watch:
     around: dict[str, Neighbourhood]
     archived: dict[tuple[str, str], list[Earlier]]
     accepted: dict[str, list[tuple[str | None, Earlier]]]
+    later: dict[str, set[UUID]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,6 @@ class SlaProjection:
             ReviewReclassified.TYPE: self.on_snapshot,
             ReviewApproved.TYPE: self.on_snapshot,
             OrderDispatched.TYPE: self.on_order_dispatched,
-            OrderReturned.TYPE: self.on_order_returned,
             OrderRaised.TYPE: self.on_order_raised,
             TicketReopened.TYPE: self.on_ticket_reopened,
         }
@@ -83,13 +85,20 @@ class SlaProjection:
         wanted = [event for event in events if event.type in self.types]
         carried = [_carried(pack, event) for event in wanted if event.type in SNAPSHOTS | {TicketRegistered.TYPE}]
         fresh = [each for each in carried if each.event.type == TicketRegistered.TYPE]
-        known = await facts_table.problem_keys(connection, {each.event.subject for each in carried} if carried else ())
-        moving = [
-            each for each in carried if each.problem is not None and known.get(each.event.subject) != each.problem.key
-        ]
-        around, members = await self._neighbourhoods(transaction, book, moving)
-        ids = {event.subject for event in wanted} | members
         closed = {event.subject: event.time for event in wanted if event.type == TicketClosed.TYPE}
+        looked_up = {each.event.subject for each in carried} | closed.keys()
+        known = await facts_table.known_of(connection, looked_up) if looked_up else {}
+        complaints: dict[str, dict[UUID, Complaint]] = {}
+        for each in carried:
+            if each.complaint is None or each.problem is None:
+                continue
+            if known.get(each.event.subject, _UNKNOWN)[1] != each.problem.key:
+                complaints.setdefault(each.problem.key, {})[each.complaint.ticket_id] = each.complaint
+        customers = {each.ticket.customer.key for each in fresh} | {known[each][0] for each in closed if each in known}
+        if complaints or customers:
+            await facts_table.hold(connection, complaints, customers)
+        around, members = await neighbourhoods(connection, book, complaints)
+        ids = {event.subject for event in wanted} | members
         if closed:
             ids |= await facts_table.accepted_after(connection, closed)
         pairs = {(each.ticket.customer.key, each.problem.key) for each in fresh if each.problem is not None}
@@ -98,50 +107,19 @@ class SlaProjection:
             since = min(each.ticket.accepted_at for each in fresh) - MONTH * (pack.detection.repeat.calendar_months + 1)
             archived = await facts_table.archived_of(connection, pairs, since)
         accepted: dict[str, list[tuple[str | None, Earlier]]] = {}
-        if counting := [each for each in fresh if each.complaint is not None]:
-            accepted = await facts_table.accepted_of(
-                connection,
-                [(each.ticket.customer.key, each.ticket.accepted_at) for each in counting],
-                timedelta(hours=pack.detection.appeal.within_hours),
-            )
-        facts = await lock_facts(connection, ids)
-        return Watch(self._desk.clock.now(), book, facts, around, archived, accepted)
-
-    async def _neighbourhoods(
-        self, transaction: Transaction, book: Rulebook, carried: Sequence[_Carried]
-    ) -> tuple[dict[str, Neighbourhood], set[UUID]]:
-        """Lock the problems that these tickets come to and read what lies near; and the stored complaints that may
-        become members. For one that an incident covers nothing is counted, however many there are of it."""
-        complaints: dict[str, dict[UUID, Complaint]] = {}
-        for each in carried:
-            if each.complaint is not None and each.problem is not None:
-                complaints.setdefault(each.problem.key, {})[each.complaint.ticket_id] = each.complaint
-        if not complaints:
-            return {}, set()
-        connection = transaction.connection
-        await facts_table.lock_problems(connection, complaints)
-        earliest = min(each.at for group in complaints.values() for each in group.values())
-        window, quiet = detection.window(book), detection.quiet(book)
-        incidents = await incidents_table.of_problems(connection, complaints, earliest - window - quiet)
-        around = {key: Neighbourhood(incidents.get(key, [])) for key in complaints}
-        reaches = []
-        for key, group in complaints.items():
-            low = min([each.at for each in group.values()] + [each.first_at for each in around[key].incidents])
-            high = max([each.at for each in group.values()] + [each.last_at for each in around[key].incidents])
-            reaches.append((key, low - window, high + max(window, quiet)))
-        for key, complaint in await facts_table.loose_complaints(connection, reaches):
-            around[key].add(complaint)
-        spans = [
-            (key, low - window, high + window)
-            for key, group in complaints.items()
-            for low, high in _clusters(_in_question(book, list(group.values()), around[key]), window)
+        followers: set[UUID] = set()
+        moments = [
+            (each.ticket.customer.key, each.ticket.accepted_at) for each in fresh if counts_for_batch(pack, each.ticket)
         ]
-        for key, complaint, incident_id in await facts_table.complaints_near(connection, spans) if spans else ():
-            around[key].add(complaint, incident_id)
-        members: set[UUID] = set()
-        for key, near in around.items():
-            members |= detection.may_join(book, complaints[key].values(), near)
-        return around, members
+        if moments:
+            within = timedelta(hours=pack.detection.appeal.within_hours)
+            accepted = await facts_table.accepted_of(connection, moments, within)
+            followers = await facts_table.complaining_after(connection, moments, within)
+        facts = await lock_facts(connection, ids | followers)
+        later: dict[str, set[UUID]] = {}
+        for ticket_id in followers & facts.keys():
+            later.setdefault(facts[ticket_id].ticket.customer.key, set()).add(ticket_id)
+        return Watch(self._desk.clock.now(), book, facts, around, archived, accepted, later)
 
     # ---- applying ------------------------------------------------------------------------------------------------
 
@@ -178,13 +156,7 @@ class SlaProjection:
         if facts.problem is not None:
             detection.detect_repeat(state.book, facts, state.archived.get((customer, facts.problem.key), ()), state.now)
         if facts.counts:
-            earlier = state.accepted.setdefault(customer, [])
-            same = pack.detection.appeal.same_problem
-            key = facts.problem.key if facts.problem is not None else None
-            detection.detect_appeal(
-                state.book, facts, (each for problem, each in earlier if problem == key or not same), state.now
-            )
-            earlier.append((key, Earlier(facts.ref, data.ticket.accepted_at)))
+            self._appeals(state, facts, customer)
         self._batch(state, facts)
         self._clocks(state, facts, event)
 
@@ -207,12 +179,8 @@ class SlaProjection:
         clocks.recompute_by_class(state.book, facts, event.time)
 
     def on_order_dispatched(self, state: Watch, facts: Facts, event: Event) -> None:
+        """The branch keeps the ticket in sight when it gives the order back, as in dispatch, until another has it."""
         facts.branch = event.data.branch
-
-    def on_order_returned(self, state: Watch, facts: Facts, event: Event) -> None:
-        data: OrderReturned = event.data
-        if not data.redispatched:
-            facts.branch = None
 
     def on_order_raised(self, state: Watch, facts: Facts, event: Event) -> None:
         data: OrderRaised = event.data
@@ -237,6 +205,21 @@ class SlaProjection:
             same = later.ticket.customer.key == customer and later.problem == facts.problem
             if same and not later.ended and later.ticket.accepted_at >= event.time:
                 detection.detect_repeat(state.book, later, (earlier,), state.now)
+
+    def _appeals(self, state: Watch, facts: Facts, customer: str) -> None:
+        """Whether this complaint is an appeal, and which ones that came before it are one because of it."""
+        same = state.book.pack.detection.appeal.same_problem
+        key = facts.problem.key if facts.problem is not None else None
+        earlier = state.accepted.setdefault(customer, [])
+        before = (each for problem, each in earlier if problem == key or not same)
+        detection.detect_appeal(state.book, facts, before, state.now)
+        this = Earlier(facts.ref, facts.ticket.accepted_at)
+        earlier.append((key, this))
+        later = state.later.setdefault(customer, set())
+        for follower in (state.facts[each] for each in sorted(later)):
+            if not follower.ended and (follower.problem == facts.problem or not same):
+                detection.detect_appeal(state.book, follower, (this,), state.now)
+        later.add(facts.ticket_id)
 
     def _batch(self, state: Watch, facts: Facts) -> None:
         if facts.problem is not None and facts.counts and facts.problem.key in state.around:
@@ -272,30 +255,6 @@ def _carried(pack: Pack, event: Event) -> _Carried:
     if problem is not None and counts_for_batch(pack, ticket):
         complaint = Complaint(event.subject, ticket.customer.key, is_vip(pack, ticket), ticket.accepted_at)
     return _Carried(event, ticket, problem, complaint)
-
-
-def _in_question(book: Rulebook, fresh: list[Complaint], around: Neighbourhood) -> list[datetime]:
-    """The moments around which complaints must be counted: fresh ones that no incident covers, and loose ones near a
-    fresh one. Around a loose one there are few, or it would be a member."""
-    times = sorted(each.at for each in fresh)
-    window = detection.window(book)
-    questions = [each for each in times if detection.covering(book, around.incidents, each) is None]
-    for loose in around.loose.values():
-        index = bisect_right(times, loose.at - window)
-        if index < len(times) and times[index] < loose.at + window:
-            questions.append(loose.at)
-    return questions
-
-
-def _clusters(times: list[datetime], gap: timedelta) -> list[tuple[datetime, datetime]]:
-    """Times drawn together to (first, last) wherever no more than `gap` lies between neighbours."""
-    clusters: list[tuple[datetime, datetime]] = []
-    for at in sorted(times):
-        if clusters and at - clusters[-1][1] <= gap:
-            clusters[-1] = (clusters[-1][0], at)
-        else:
-            clusters.append((at, at))
-    return clusters
 
 
 def _changed(around: Iterable[Neighbourhood]) -> list[Incident]:

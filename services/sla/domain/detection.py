@@ -99,15 +99,15 @@ def detect_repeat(book: Rulebook, facts: Facts, earlier: Iterable[Earlier], now:
 
 
 def detect_appeal(book: Rulebook, facts: Facts, earlier: Iterable[Earlier], now: datetime) -> None:
-    """A second complaint of the customer within hours (SCM-1, DET-06). `earlier` are the customer's complaints, of the
-    same problem only where the pack asks for it."""
+    """A second complaint of the customer within hours (SCM-1, DET-06), said once a ticket. `earlier` are the customer's
+    complaints, of the same problem only where the pack asks for it."""
     rule = book.pack.detection.appeal
     found = [
         each
         for each in earlier
         if each.ref.ticket_id != facts.ticket_id and is_appeal(book.pack, each.accepted_at, facts.ticket.accepted_at)
     ]
-    if not found or not facts.counts:
+    if not found or not facts.counts or any(each.event.kind == "appeal" for each in facts.escalations):
         return
     last = max(found, key=lambda each: each.accepted_at)
     marks = (class_mark(book.pack, rule.adds),) if rule.adds is not None else ()
@@ -289,8 +289,10 @@ def close(book: Rulebook, incident: Incident, now: datetime) -> None:
 
 def may_join(book: Rulebook, fresh: Iterable[Complaint], around: Neighbourhood) -> set[UUID]:
     """Stored loose complaints that may become members because of the fresh ones; their facts must be locked."""
-    if not around.incidents:
-        complaints = around.complaints | {each.ticket_id: each for each in fresh}
+    complaints = around.complaints | {each.ticket_id: each for each in fresh}
+    times = [each.at for each in complaints.values()]
+    low, high = min(times) - window(book) - quiet(book), max(times) + window(book)
+    if not any(each.last_at >= low and each.first_at <= high for each in around.incidents):
         if not batch_members(book.pack, list(complaints.values())):
             return set()
     return set(around.loose)

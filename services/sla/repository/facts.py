@@ -1,4 +1,4 @@
-"""The facts of complaints: locking them, and finding what lies near them in time or belongs to the same customer."""
+"""The facts of complaints: locking them, and finding what belongs to the same customer."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -13,11 +13,8 @@ from services.sla.domain.records import Facts
 from services.sla.tables import complaint_facts
 from shared.contracts.sla import Problem
 from shared.contracts.ticket import ClassMark, TicketRef, TicketSnapshot
-from shared.policy import Complaint
 
 FactsRow = Row[Any]
-NEAR_LIMIT = 1000
-"""Complaints of one problem looked at around one moment. Far more than any threshold: past it there is an incident."""
 
 
 def to_facts(row: FactsRow) -> Facts:
@@ -58,26 +55,30 @@ async def lock_many(
     return {row.ticket_id: to_facts(row) for row in rows}
 
 
-async def lock_problems(connection: AsyncConnection, keys: Iterable[str]) -> None:
-    """Hold these problems to the end of the transaction, so that no two instances open the same incident."""
+async def hold(connection: AsyncConnection, problems: Iterable[str], customers: Iterable[str] = ()) -> None:
+    """Hold these problems and customers to the end of the transaction: no two instances open the same incident, or
+    overlook what the other just writes about a customer. All in one order of their hashes, so that nobody waits for
+    another in a circle."""
     await connection.execute(
         text(
-            "SELECT pg_advisory_xact_lock(hash) FROM (SELECT DISTINCT hashtextextended(key, 7203) AS hash"
-            " FROM unnest(CAST(:keys AS text[])) AS key ORDER BY hash) AS wanted"
+            "SELECT pg_advisory_xact_lock(hash) FROM (SELECT DISTINCT hash FROM"
+            " (SELECT hashtextextended(key, 7203) AS hash FROM unnest(CAST(:problems AS text[])) AS key"
+            " UNION ALL SELECT hashtextextended(key, 7204) FROM unnest(CAST(:customers AS text[])) AS key) AS named"
+            " ORDER BY hash) AS wanted"
         ),
-        {"keys": list(keys)},
+        {"problems": list(problems), "customers": list(customers)},
     )
 
 
-async def problem_keys(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> dict[UUID, str | None]:
-    """The stored problem of each of these tickets, read without a lock."""
+async def known_of(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> dict[UUID, tuple[str, str | None]]:
+    """The customer and the stored problem of each of these tickets, read without a lock."""
     rows = await connection.execute(
-        select(complaint_facts.c.ticket_id, complaint_facts.c.problem_key).where(
+        select(complaint_facts.c.ticket_id, complaint_facts.c.customer_key, complaint_facts.c.problem_key).where(
             complaint_facts.c.ticket_id == text("ANY(:ids)")
         ),
         {"ids": list(ticket_ids)},
     )
-    return {row.ticket_id: row.problem_key for row in rows}
+    return {row.ticket_id: (row.customer_key, row.problem_key) for row in rows}
 
 
 async def archived_of(
@@ -144,50 +145,28 @@ async def accepted_after(connection: AsyncConnection, closed: Mapping[UUID, date
     return {row.ticket_id for row in rows}
 
 
-async def loose_complaints(
-    connection: AsyncConnection, spans: Sequence[tuple[str, datetime, datetime]]
-) -> list[tuple[str, Complaint]]:
-    """For each (problem, from, until): the complaints accepted strictly between that belong to no incident."""
+async def complaining_after(
+    connection: AsyncConnection, customers: Sequence[tuple[str, datetime]], within: timedelta
+) -> set[UUID]:
+    """For each (customer, moment): open tickets accepted within that time after it that are no appeal yet. They came
+    before the complaint that makes them one; at most 20."""
     rows = await connection.execute(
         text(
-            "SELECT wanted.key, found.* FROM unnest(CAST(:keys AS text[]), CAST(:lows AS timestamptz[]),"
-            " CAST(:highs AS timestamptz[])) AS wanted(key, low, high),"
-            " LATERAL (SELECT ticket_id, customer_key, vip, accepted_at FROM complaint_facts AS f"
-            " WHERE f.problem_key = wanted.key AND f.counts AND f.incident_id IS NULL AND f.accepted_at > wanted.low"
-            " AND f.accepted_at < wanted.high ORDER BY f.accepted_at LIMIT :limit) AS found"
+            "SELECT found.ticket_id FROM"
+            " unnest(CAST(:customers AS text[]), CAST(:moments AS timestamptz[])) AS wanted(customer_key, at),"
+            " LATERAL (SELECT ticket_id FROM complaint_facts AS f"
+            " WHERE f.customer_key = wanted.customer_key AND f.accepted_at > wanted.at"
+            " AND f.accepted_at <= wanted.at + CAST(:within AS interval) AND f.counts AND NOT f.ended"
+            " AND NOT EXISTS (SELECT 1 FROM escalations AS e WHERE e.ticket_id = f.ticket_id AND e.kind = 'appeal')"
+            " ORDER BY f.accepted_at LIMIT 20) AS found"
         ),
         {
-            "keys": [key for key, _, _ in spans],
-            "lows": [low for _, low, _ in spans],
-            "highs": [high for _, _, high in spans],
-            "limit": NEAR_LIMIT,
+            "customers": [customer for customer, _ in customers],
+            "moments": [at for _, at in customers],
+            "within": within,
         },
     )
-    return [(row.key, Complaint(row.ticket_id, row.customer_key, row.vip, row.accepted_at)) for row in rows]
-
-
-async def complaints_near(
-    connection: AsyncConnection, spans: Sequence[tuple[str, datetime, datetime]]
-) -> list[tuple[str, Complaint, UUID | None]]:
-    """For each (problem, from, until): the complaints accepted strictly between, each with its incident."""
-    rows = await connection.execute(
-        text(
-            "SELECT wanted.key, found.* FROM unnest(CAST(:keys AS text[]), CAST(:lows AS timestamptz[]),"
-            " CAST(:highs AS timestamptz[])) AS wanted(key, low, high),"
-            " LATERAL (SELECT ticket_id, customer_key, vip, accepted_at, incident_id FROM complaint_facts AS f"
-            " WHERE f.problem_key = wanted.key AND f.counts AND f.accepted_at > wanted.low"
-            " AND f.accepted_at < wanted.high ORDER BY f.accepted_at LIMIT :limit) AS found"
-        ),
-        {
-            "keys": [key for key, _, _ in spans],
-            "lows": [low for _, low, _ in spans],
-            "highs": [high for _, _, high in spans],
-            "limit": NEAR_LIMIT,
-        },
-    )
-    return [
-        (row.key, Complaint(row.ticket_id, row.customer_key, row.vip, row.accepted_at), row.incident_id) for row in rows
-    ]
+    return {row.ticket_id for row in rows}
 
 
 _UPDATE = (

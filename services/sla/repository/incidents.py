@@ -1,6 +1,6 @@
 """Incidents and escalations."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,7 @@ from shared.contracts.sla import Problem
 
 IncidentRow = Row[Any]
 EscalationRow = Row[Any]
-INCIDENTS_A_PROBLEM = 20
+INCIDENTS_A_SPAN = 50
 
 
 def to_incident(row: IncidentRow) -> Incident:
@@ -31,18 +31,28 @@ def to_incident(row: IncidentRow) -> Incident:
     )
 
 
-async def of_problems(connection: AsyncConnection, keys: Iterable[str], since: datetime) -> dict[str, list[Incident]]:
-    """The incidents of these problems that reach beyond `since` (event time), the latest first. The keys are locked."""
+async def near(
+    connection: AsyncConnection, spans: Sequence[tuple[str, datetime, datetime]]
+) -> dict[str, list[Incident]]:
+    """For each (problem, from, until): the incidents that reach into it by event time; and of each problem the open
+    one, which must close before another may open. By problem, the latest first. The problems are locked."""
     rows = await connection.execute(
         text(
-            "SELECT found.* FROM unnest(CAST(:keys AS text[])) AS wanted(key),"
-            " LATERAL (SELECT * FROM incidents AS i WHERE i.problem_key = wanted.key AND i.last_at >= :since"
-            " ORDER BY i.last_at DESC LIMIT :limit) AS found"
+            "SELECT found.* FROM unnest(CAST(:keys AS text[]), CAST(:lows AS timestamptz[]),"
+            " CAST(:highs AS timestamptz[])) AS wanted(key, low, high),"
+            " LATERAL (SELECT * FROM incidents AS i WHERE i.problem_key = wanted.key AND i.last_at >= wanted.low"
+            " AND i.first_at <= wanted.high ORDER BY i.last_at LIMIT :limit) AS found"
+            " UNION ALL SELECT * FROM incidents WHERE problem_key = ANY(CAST(:keys AS text[])) AND status = 'open'"
         ),
-        {"keys": list(keys), "since": since, "limit": INCIDENTS_A_PROBLEM},
+        {
+            "keys": [key for key, _, _ in spans],
+            "lows": [low for _, low, _ in spans],
+            "highs": [high for _, _, high in spans],
+            "limit": INCIDENTS_A_SPAN,
+        },
     )
     found: dict[str, list[Incident]] = {}
-    for row in rows:
+    for row in sorted({row.incident_id: row for row in rows}.values(), key=lambda row: row.last_at, reverse=True):
         found.setdefault(row.problem_key, []).append(to_incident(row))
     return found
 

@@ -52,7 +52,8 @@ async def set_day(
 
 
 async def find_ticket(connection: AsyncConnection, principal: Principal, reference: str) -> Any:
-    """The facts of a ticket, if the caller may see it; to a branch, a ticket that is not with it does not exist."""
+    """The facts of a ticket, if the caller may see it. To a branch a ticket exists that is with it, or that it gave
+    back and no other has yet."""
     row = await facts.find(connection, ticket_reference(reference))
     if row is None or (principal.role is Role.branch and row.branch != principal.scope):
         raise NotFound("ticket_not_found", "no ticket of this number")

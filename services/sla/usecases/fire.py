@@ -10,7 +10,7 @@ from services.sla.domain.detection import close, quiet
 from services.sla.domain.firing import Fired, fire_all
 from services.sla.domain.records import Rulebook
 from services.sla.repository import clocks, incidents
-from services.sla.repository.facts import lock_problems
+from services.sla.repository.facts import hold
 from services.sla.usecases.desk import Desk, lock_facts, save_facts
 from shared.database.engine import Transaction
 
@@ -59,7 +59,7 @@ async def close_quiet_incidents(desk: Desk, transaction: Transaction) -> int:
     keys = await incidents.quiet_problems(connection, now, quiet(book), INCIDENTS_AT_ONCE)
     if not keys:
         return 0
-    await lock_problems(connection, keys)
+    await hold(connection, keys)
     closed = []
     for key in keys:
         incident = await incidents.open_incident(connection, key)

@@ -63,12 +63,12 @@ def test_every_event_that_moves_a_clock_of_the_pack_is_consumed() -> None:
     assert {*triggers.start, *triggers.stop, *pack().terminal_events} <= SlaProjection(Desk(pack(), Clock())).types
 
 
-def test_an_order_that_was_given_back_is_with_no_branch() -> None:
+def test_an_order_that_was_given_back_stays_in_sight_of_its_branch() -> None:
+    """As in dispatch, until another branch has it."""
     data = OrderReturned(branch="jinan", reason_code="RT_ELEMENTS_INCOMPLETE", basis=BASIS, actor="a")
     play = Play()
     play.apply(registered()).branch = "jinan"
-    assert play.apply(event(data.model_copy(update={"redispatched": True}), T0 + HOUR)).branch == "jinan"
-    assert play.apply(event(data, T0 + 2 * HOUR)).branch is None
+    assert play.apply(event(data, T0 + HOUR)).branch == "jinan"
 
 
 def test_a_repeat_has_its_limit_from_the_start() -> None:

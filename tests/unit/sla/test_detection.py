@@ -267,3 +267,10 @@ def test_a_second_complaint_within_four_hours_is_an_appeal(after: timedelta, app
     detect_appeal(book(), held, [earlier(T0 - after)], T0)
     assert held.has_class("appeal") is appeal
     assert len(held.pending) == int(appeal)
+
+
+def test_an_appeal_is_said_once() -> None:
+    held = facts()
+    detect_appeal(book(), held, [earlier(T0 - HOUR)], T0)
+    detect_appeal(book(), held, [earlier(T0 - 2 * HOUR)], T0)
+    assert published(held) == ["escalation.raised"]
