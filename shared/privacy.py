@@ -18,13 +18,16 @@ NONCE_BYTES = 12
 VERSION = b"\x01"
 CUSTOMER_KEY_HEX = 32
 
-# Order matters: an 18-digit identity number holds runs that look like phones.
+# What people put between digits: spaces of any kind, dashes, dots, brackets, in either width.
+_BETWEEN = r"[\s\-\u2010-\u2015\uff0d.\uff0e\u00b7()\uff08\uff09_]{0,2}"
+_DIGIT_RUN = re.compile(rf"\d(?:{_BETWEEN}\d){{6}}")
 _IDENTITY = re.compile(r"(?<![0-9A-Za-z])(\d{6})\d{8}(\d{3}[0-9Xx])(?![0-9A-Za-z])")
-_MOBILE = re.compile(r"(?<!\d)((?:\+?86[- ]?)?1[3-9]\d)[- ]?\d{4}[- ]?(\d{4})(?!\d)")
-_LANDLINE = re.compile(r"(?<!\d)(0\d{2,3})[- ]?\d{3,4}(\d{4})(?!\d)")
+_OLD_IDENTITY = re.compile(r"(?<!\d)\d{8}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(\d{3})(?!\d)")
+_MOBILE = re.compile(rf"(?<!\d)((?:(?:\+|00)?86{_BETWEEN})?)(1{_BETWEEN}[3-9](?:{_BETWEEN}\d){{9}})(?!\d)")
 _CARD = re.compile(r"(?<!\d)\d(?:[- ]?\d){15,18}(?!\d)")
+_LANDLINE = re.compile(rf"(?<!\d)0\d{{2,3}}{_BETWEEN}\d{{7,8}}(?!\d)")
+_LONG_RUN = re.compile(r"\d{20,}")
 _FULLWIDTH_DIGIT = re.compile("[０-９]")
-_DIGIT_RUN = re.compile(r"\d[\d -]{5}")
 _FULLWIDTH = str.maketrans("０１２３４５６７８９", "0123456789")
 
 
@@ -39,15 +42,28 @@ def mask(text: str, name: str | None = None) -> str:
         text = text.translate(_FULLWIDTH)
     if _DIGIT_RUN.search(text) is None:
         return text
+    # Order matters: an identity number holds runs that look like phones.
     text = _IDENTITY.sub(r"**************\2", text)
-    text = _MOBILE.sub(r"\1****\2", text)
-    text = _CARD.sub(_masked_card, text)
-    return _LANDLINE.sub(r"\1****\2", text)
+    text = _OLD_IDENTITY.sub(r"************\1", text)
+    text = _MOBILE.sub(lambda found: found[1] + _ends(found[2], 3), text)
+    text = _CARD.sub(lambda found: _ends(found[0], 4, "********"), text)
+    text = _LANDLINE.sub(lambda found: _ends(found[0], 4), text)
+    return _LONG_RUN.sub(lambda found: _ends(found[0], 3, "********"), text)
 
 
-def _masked_card(found: re.Match[str]) -> str:
-    digits = re.sub(r"\D", "", found[0])
-    return f"{digits[:4]}********{digits[-4:]}"
+def mask_value(value: str | int | float | bool | None, name: str | None = None) -> str | int | float | bool | None:
+    """An element as others may see it. A number may be somebody's phone as well as a text."""
+    if isinstance(value, str):
+        return mask(value, name)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        shown = mask(str(value))
+        return value if shown == str(value) else shown
+    return value
+
+
+def _ends(text: str, kept: int, middle: str = "****") -> str:
+    digits = re.sub(r"\D", "", text)
+    return f"{digits[:kept]}{middle}{digits[-4:]}"
 
 
 class Vault:

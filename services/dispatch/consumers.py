@@ -3,8 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
+
+from pydantic import ValidationError
 
 from services.dispatch import repository, usecases
 from services.dispatch.domain import verbs
@@ -17,8 +19,12 @@ from shared.contracts.review import ReviewApproved, ReviewMerged
 from shared.contracts.sla import EscalationRaised
 from shared.database.engine import Transaction
 from shared.errors import Conflict, Forbidden, NotYet, Poison
+from shared.http.fields import RequestModel
 from shared.messaging.events import Event
 from shared.policy import assess, limits
+from shared.privacy import mask
+
+R = TypeVar("R", bound=RequestModel)
 
 SILENT_BRANCH = "silent_branch"
 
@@ -47,10 +53,10 @@ class DispatchProjection:
             ProgressOrder.TYPE: self.progress,
             ReplyOrder.TYPE: self.reply,
             ReturnOrder.TYPE: lambda order, data, actor, now: usecases.give_back(
-                desk, order, Return(reason_code=data.reason_code, note=data.note), actor, now
+                desk, order, _request(Return, data.model_dump(include={"reason_code", "note"})), actor, now
             ),
             TransferOrder.TYPE: lambda order, data, actor, now: usecases.transfer(
-                desk, order, Transfer(to_branch=data.to_branch, reason=data.reason), actor, now
+                desk, order, _request(Transfer, data.model_dump(include={"to_branch", "reason"})), actor, now
             ),
         }
         self.types = frozenset({*self._events, *self._commands})
@@ -131,19 +137,25 @@ class DispatchProjection:
         data = event.data
         if order is None or order.branch != data.branch:
             raise Forbidden("not_your_order", "no order of this id is with the branch that the command names")
-        source = event.publisher.strip("/")
-        if source.startswith("branch/") and source != f"branch/{data.branch}":
-            raise Forbidden("not_your_order", "the command's ce_source is another branch")
+        if event.publisher.strip("/") != f"branch/{data.branch}":
+            raise Forbidden("not_your_order", f"the command's ce_source is not /branch/{data.branch}")
         if order.status is OrderStatus.raised:
             raise Conflict("order_raised", "the order was raised; the province answers it")
-        self._commands[event.type](order, data, f"branch:{data.branch}/{data.actor}", state.now)
+        self._commands[event.type](order, data, f"branch:{data.branch}/{mask(data.actor)}", state.now)
         state.touched[event.subject] = order
 
     def progress(self, order: WorkOrder, data: ProgressOrder, actor: str, now: datetime) -> None:
-        if data.contacted_at is not None and data.contacted_at.tzinfo is None:
-            raise Poison("/contacted_at has no time zone")
-        request = Progress(note=data.note, contacted_at=data.contacted_at, marks=list(data.marks))
+        request = _request(Progress, data.model_dump(include={"note", "contacted_at", "marks"}))
         usecases.progress(self._desk, order, request, actor, now)
 
     def reply(self, order: WorkOrder, data: ReplyOrder, actor: str, now: datetime) -> None:
-        usecases.reply(self._desk, order, ReplyIn.model_validate(data.reply.model_dump()), actor, now)
+        usecases.reply(self._desk, order, _request(ReplyIn, data.reply.model_dump()), actor, now)
+
+
+def _request(model: type[R], values: dict[str, Any]) -> R:
+    """A command's data under the rules of the HTTP request of the same verb. Raises `Poison`, naming the fields."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        places = ", ".join("/" + "/".join(map(str, item["loc"])) for item in error.errors(include_input=False))
+        raise Poison(f"the command has the wrong form: {places}") from None

@@ -13,6 +13,7 @@ from services.dispatch.tables import callbacks, work_orders
 from shared.contracts.dispatch import Label, Reply
 from shared.contracts.ticket import TicketSnapshot
 from shared.database.columns import Json
+from shared.messaging.outbox import REPLAY_TIMEOUT
 
 OrderRow: TypeAlias = Any
 
@@ -168,10 +169,12 @@ async def calls_of(connection: AsyncConnection, ticket_id: UUID) -> list[OrderRo
 
 async def publish_open_orders_again(connection: AsyncConnection) -> None:
     """The branches' topics are empty again: what they were told about orders still in their hands goes out anew."""
+    await connection.execute(text(f"SET LOCAL statement_timeout = '{REPLAY_TIMEOUT}'"))
     await connection.execute(
         text(
-            "UPDATE outbox SET published_at = NULL WHERE topic LIKE 'gongdan.dispatch.%' AND published_at IS NOT NULL"
-            " AND subject IN (SELECT ticket_id FROM work_orders WHERE status = ANY(:open))"
+            "UPDATE outbox SET published_at = NULL FROM work_orders"
+            " WHERE work_orders.status = ANY(:open) AND outbox.subject = work_orders.ticket_id"
+            " AND outbox.topic = 'gongdan.dispatch.' || work_orders.branch AND outbox.published_at IS NOT NULL"
         ),
         {"open": [str(status) for status in IN_HAND]},
     )

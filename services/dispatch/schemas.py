@@ -4,17 +4,17 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from services.dispatch.domain.order import OrderStatus
 from shared.contracts.dispatch import Label, Reply, Satisfaction
 from shared.contracts.ticket import TicketSnapshot
-from shared.http.fields import Code, Note, RequestModel, ShortText
+from shared.http.fields import Code, Moment, Note, RequestModel, ShortText
 
 
 class Progress(RequestModel):
     note: Note
-    contacted_at: AwareDatetime | None = Field(default=None, description="when the customer was spoken to")
+    contacted_at: Moment | None = Field(default=None, description="when the customer was spoken to")
     marks: list[Code] = Field(default_factory=list, max_length=16)
 
 
@@ -25,7 +25,7 @@ class ReplyIn(RequestModel):
     content: Note
     satisfaction: Satisfaction
     replier: ShortText
-    replied_at: AwareDatetime
+    replied_at: Moment
     network: Literal["normal", "faulty"] | None = Field(
         default=None, description="the finding, where the local network had to be verified (SDM-C3)"
     )

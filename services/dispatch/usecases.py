@@ -5,7 +5,7 @@ Each verb is one function on a locked `WorkOrder`; the HTTP routes and the comma
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from services.dispatch import repository
@@ -37,8 +37,6 @@ from shared.privacy import mask
 RAISED = "raised"
 SENT_OUT = "sent_to_other_province"
 CHOSEN_BY_PERSON = "SDM-R0"
-# How far a branch's clock may be ahead of ours.
-CLOCK_TOLERANCE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +95,13 @@ def progress(desk: Desk, order: WorkOrder, request: Progress, actor: str, now: d
 def reply(desk: Desk, order: WorkOrder, request: ReplyIn, actor: str, now: datetime) -> None:
     """The branch's answer. A verified network may send the order on (RTE-09, RTE-10); otherwise callback or closing."""
     ticket = order.snapshot
-    if request.replied_at > now + CLOCK_TOLERANCE:
+    if request.replied_at > now + verbs.CLOCK_TOLERANCE:
         raise Invalid("replied_in_future", "the time of the reply cannot be later than now", pointer="/replied_at")
     given = Reply(
         process=mask(request.process),
         content=mask(request.content),
         satisfaction=request.satisfaction,
-        replier=request.replier,
+        replier=mask(request.replier),
         replied_at=request.replied_at,
         network=request.network,
     )

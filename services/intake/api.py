@@ -1,6 +1,5 @@
 """intake over HTTP: parse, one use case, answer."""
 
-from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -30,6 +29,7 @@ from shared.database.engine import Database
 from shared.database.group_commit import GroupCommit
 from shared.errors import NotFound
 from shared.http.auth import Principal, allow
+from shared.http.fields import Moment
 from shared.http.idempotency import IdempotencyKey, answer_once, request_hash
 from shared.http.keys import Role
 from shared.http.paging import Cursor, Limit, cursor_out, read_cursor
@@ -87,8 +87,8 @@ def routes(
         category: Annotated[str | None, Query(max_length=128)] = None,
         branch: Annotated[str | None, Query(max_length=64)] = None,
         customer_key: Annotated[str | None, Query(max_length=64)] = None,
-        accepted_since: datetime | None = None,
-        accepted_until: datetime | None = None,
+        accepted_since: Moment | None = None,
+        accepted_until: Moment | None = None,
         cursor: Cursor = None,
         limit: Limit = 50,
     ) -> Response:

@@ -49,13 +49,6 @@ async def claim_keys(
     return {(row.client, row.key) for row in rows}
 
 
-async def set_answer(connection: AsyncConnection, client: str, key: str, answer: bytes) -> None:
-    await connection.execute(
-        text("UPDATE idempotency_keys SET answer = :answer WHERE client = :client AND key = :key"),
-        {"client": client, "key": key, "answer": answer},
-    )
-
-
 async def kept_answers(
     connection: AsyncConnection, keys: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], tuple[bytes, bytes]]:

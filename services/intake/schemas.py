@@ -5,14 +5,26 @@ from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from services.intake.domain import TicketStatus
 from shared.contracts.ticket import Element, TicketSnapshot
-from shared.http.fields import STORABLE, Address, Code, LongText, RequestModel, ShortText
+from shared.http.fields import (
+    STORABLE,
+    Address,
+    Code,
+    LongText,
+    Moment,
+    RealNumber,
+    RequestModel,
+    ShortText,
+    WholeNumber,
+)
 
 Phone = Annotated[str, StringConstraints(pattern=r"^\+?[0-9][0-9 \-]{4,18}[0-9]$")]
-ElementValue = Annotated[str, StringConstraints(max_length=2000, pattern=STORABLE)] | int | float | bool | None
+ElementValue = (
+    Annotated[str, StringConstraints(max_length=2000, pattern=STORABLE)] | bool | WholeNumber | RealNumber | None
+)
 
 
 class CustomerIn(RequestModel):
@@ -64,9 +76,9 @@ class RegisterTicket(RequestModel):
     category: Code
     customer: CustomerIn
     contact_phone: Phone | None = None
-    contact_suspended_at: AwareDatetime | None = None
+    contact_suspended_at: Moment | None = None
     content: LongText
-    occurred_at: AwareDatetime | None = None
+    occurred_at: Moment | None = None
     place: PlaceIn | None = None
     elements: dict[Code, ElementValue] = Field(default_factory=dict, max_length=64)
     amount: Decimal | None = Field(default=None, ge=0, max_digits=12, decimal_places=2)
@@ -80,8 +92,8 @@ class SupplementTicket(RequestModel):
 
     content: LongText | None = Field(default=None, description="appended to the content")
     contact_phone: Phone | None = None
-    contact_suspended_at: AwareDatetime | None = None
-    occurred_at: AwareDatetime | None = None
+    contact_suspended_at: Moment | None = None
+    occurred_at: Moment | None = None
     place: PlaceIn | None = None
     elements: dict[Code, ElementValue] = Field(default_factory=dict, max_length=64)
     amount: Decimal | None = Field(default=None, ge=0, max_digits=12, decimal_places=2)

@@ -92,8 +92,8 @@ def read_envelope(headers: Iterable[tuple[str, bytes]]) -> Envelope:
         )
     except MalformedEnvelope:
         raise
-    except ValueError as error:
-        raise MalformedEnvelope(f"an attribute has the wrong form: {str(error)[:120]}") from None
+    except (ValueError, OverflowError):
+        raise MalformedEnvelope("ce_id, ce_subject, ce_time, ce_sequence or ce_dataschema has the wrong form") from None
     if time.tzinfo is None:
         raise MalformedEnvelope("ce_time has no time zone")
     if sequence is not None and not 1 <= int(sequence) < 2**31:

@@ -84,6 +84,12 @@ def all_topics(branches: Iterable[str]) -> list[Topic]:
     return expanded
 
 
+@cache
+def producers_of(name: str) -> tuple[str, ...]:
+    """Who publishes to a topic of `topics.yaml`; nobody for a name that is not there."""
+    return next((topic.producers for topic in topic_file().topics if topic.name == name), ())
+
+
 def consumed_topics(service: str) -> list[str]:
     """The topics that a service reads, in the order of the file."""
     return [topic.name for topic in topic_file().topics if service in topic.consumers]

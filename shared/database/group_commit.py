@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from sqlalchemy.exc import IntegrityError
+
 from shared.database.engine import Database, Transaction
 from shared.errors import Transient
 from shared.telemetry import metrics
@@ -52,7 +54,7 @@ class GroupCommit(Generic[Item, Answer]):
         finally:
             self._busy = False
 
-    async def _commit(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+    async def _commit(self, batch: list[tuple[Item, asyncio.Future[Answer]]], *, again: bool = False) -> None:
         try:
             async with self._database.transaction() as transaction:
                 results = await self._work(transaction, [item for item, _ in batch])
@@ -61,7 +63,10 @@ class GroupCommit(Generic[Item, Answer]):
                 for _, future in batch:
                     future.cancel()
                 raise
-            if len(batch) == 1 or isinstance(error, Transient):
+            if len(batch) == 1 and isinstance(error, IntegrityError) and not again:
+                # Another process stored the same identity meanwhile; now it is there to be found.
+                await self._commit(batch, again=True)
+            elif len(batch) == 1 or isinstance(error, Transient):
                 for _, future in batch:
                     _fail(future, error)
             else:

@@ -92,7 +92,7 @@ class KeyStore:
             self._reload()
         _, _, rest = key.partition("_")
         record = self._by_id.get(rest.partition("_")[0])
-        if record is None or record.revoked_at is not None:
+        if record is None or record.revoked_at is not None or (record.role is Role.branch and not record.scope):
             return None
         digest = hashlib.sha256(key.encode()).hexdigest()
         return record if hmac.compare_digest(digest, record.sha256) else None

@@ -12,8 +12,9 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.contracts.control import ReplayRequested
-from shared.errors import NotYet
+from shared.errors import DomainError, NotYet, Poison
 from shared.messaging import inbox
+from shared.messaging.dead_letters import reason_of
 from shared.messaging.events import Event, Record, decode
 from shared.messaging.inbox import Stream
 from shared.messaging.projection import Projection, State
@@ -30,6 +31,7 @@ class Batch(Generic[State]):
     parked: dict[Stream, dict[int, Record]]
     seen: set[UUID]
     replays: list[ReplayRequested] = field(default_factory=list)
+    dead: list[tuple[Record, str]] = field(default_factory=list)
     _changed: dict[Stream, int] = field(default_factory=dict)
     _to_park: dict[tuple[Stream, int], tuple[Record, str]] = field(default_factory=dict)
     _to_unpark: set[tuple[Stream, int]] = field(default_factory=set)
@@ -44,6 +46,7 @@ class Batch(Generic[State]):
         wanted: frozenset[str],
     ) -> "Batch[State]":
         """What the inbox knows of these events' subjects."""
+        await inbox.hold(connection, {event.subject for event in events})
         parked = await inbox.parked_for(connection, {event.subject for event in events})
         commands = [event.envelope.event_id for event in events if event.version is None]
         streams = [(event.publisher, event.subject) for event in events if event.version is not None]
@@ -56,8 +59,15 @@ class Batch(Generic[State]):
         )
 
     def waiting(self) -> list[Event]:
-        """The parked events, decoded: their rows may be needed too."""
-        return [decode(record, self.wanted) for held in self.parked.values() for record in held.values()]
+        """The parked events, decoded: their rows may be needed too. One that no longer decodes is dead."""
+        events: list[Event] = []
+        for stream, held in self.parked.items():
+            for version, record in list(held.items()):
+                try:
+                    events.append(decode(record, self.wanted))
+                except Poison as error:
+                    self._give_up(stream, version, record, error)
+        return events
 
     def take(self, state: State, event: Event) -> None:
         """Apply, drop or park one event, and then whatever was waiting for it."""
@@ -103,7 +113,15 @@ class Batch(Generic[State]):
                 version = self.versions.get(stream, 0) + 1
                 for old in [old for old in held if old < version]:
                     self._unpark(stream, old)
-                if (record := held.get(version)) is not None and self._try(state, decode(record, self.wanted)):
+                if (record := held.get(version)) is None:
+                    continue
+                try:
+                    applied = self._try(state, decode(record, self.wanted))
+                except (Poison, DomainError) as error:
+                    # The fault is its own, not that of the event which released it.
+                    self._give_up(stream, version, record, error)
+                    continue
+                if applied:
                     self._unpark(stream, version)
                     moved = True
 
@@ -112,6 +130,10 @@ class Batch(Generic[State]):
             self.parked[stream][version] = record
             self._to_park[stream, version] = (record, reason)
             metrics.events_parked.labels(record.topic).inc()
+
+    def _give_up(self, stream: Stream, version: int, record: Record, error: Exception) -> None:
+        self._unpark(stream, version)
+        self.dead.append((record, reason_of(error)))
 
     def _unpark(self, stream: Stream, version: int) -> None:
         self.parked[stream].pop(version, None)

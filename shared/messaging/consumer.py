@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 
 from shared.contracts.control import ReplayRequested
-from shared.contracts.topics import BRANCH_REPLIES, CONTROL, INCARNATION, consumed_topics, topic_file
+from shared.contracts.topics import BRANCH_REPLIES, CONTROL, INCARNATION, consumed_topics, producers_of, topic_file
 from shared.database.engine import Database, Transaction
 from shared.database.leases import Leases
 from shared.errors import DomainError, Poison, Transient
@@ -53,10 +53,6 @@ REPLAY_MARGIN = timedelta(seconds=60)
 
 class OwnershipLost(Exception):
     """Another process moved this partition on; its batch is dropped, versions make the repeat harmless."""
-
-
-class TooManyDeadLetters(RuntimeError):
-    """So many bad records in a row that the fault must be ours."""
 
 
 class Consumer(Generic[State]):
@@ -110,7 +106,7 @@ class Consumer(Generic[State]):
                     if time.monotonic() >= next_share:
                         await self._take_share()
                         next_share = time.monotonic() + SHARE_SECONDS
-                    if not self._positions:
+                    if not self._positions or self.failure is not None:
                         await asyncio.sleep(BACKOFF_SECONDS)
                         continue
                     await self._take_batch()
@@ -224,11 +220,13 @@ class Consumer(Generic[State]):
                 raise
             except Exception as error:
                 await self._bury(record, error)
+                if self.failure is not None:
+                    log.critical("reading stopped", extra={"error": self.failure})
+                    return
 
     async def _apply(self, records: Sequence[Record]) -> None:
         events = [decode(record, self._wanted) for record in records]
-        if events[0].envelope.traceparent:
-            begin_trace(events[0].envelope.traceparent)
+        begin_trace(events[0].envelope.traceparent)
         async with self._database.transaction() as transaction:
             connection = transaction.connection
             batch = await Batch.load(connection, events, self._projection, self._wanted)
@@ -237,6 +235,8 @@ class Consumer(Generic[State]):
                 batch.take(state, event)
             await self._projection.save(transaction, state)
             await batch.remember(connection)
+            for record, reason in batch.dead:
+                await dead_letters.bury(transaction, self._service, record, reason)
             await self._replay(transaction, batch.replays)
             moves = self._moves(records)
             if not await inbox.move_positions(connection, moves):
@@ -247,7 +247,7 @@ class Consumer(Generic[State]):
     async def _replay(self, transaction: Transaction, requests: Sequence[ReplayRequested]) -> None:
         """Send again what other services lost."""
         for request in requests:
-            if self._service in _producers(request.topic):
+            if self._service in producers_of(request.topic):
                 count = await outbox.replay(transaction.connection, request.topic, request.since)
                 log.warning("replay", extra={"topic": request.topic, "count": count, "role": request.requested_by})
 
@@ -288,7 +288,6 @@ class Consumer(Generic[State]):
             self._dead_in_a_row += 1
             if self._dead_in_a_row >= DEAD_IN_A_ROW_LIMIT:
                 self.failure = f"{self._dead_in_a_row} records in a row could not be applied; reading stopped"
-                raise TooManyDeadLetters(self.failure)
 
     async def _step_over_unreadable(self) -> None:
         """aiokafka cannot read a header whose name is not UTF-8 and stands before that record for ever: read one record
@@ -327,7 +326,7 @@ class Consumer(Generic[State]):
             self.lag = sum(by_topic.values())
             for topic, behind in by_topic.items():
                 metrics.consumer_lag.labels(topic).set(behind)
-            if self.lag == 0 or not self._watch.reachable:
+            if self.lag == 0 or self.failure is not None or not self._watch.reachable:
                 self._progress_at = time.monotonic()
             elif time.monotonic() - self._progress_at > STALL_SECONDS:
                 raise RuntimeError(f"no progress for {STALL_SECONDS:.0f} s with {self.lag} records waiting")
@@ -375,7 +374,3 @@ async def _stop(consumer: AIOKafkaConsumer) -> None:
         await asyncio.wait_for(consumer.stop(), 3.0)
     except (KafkaError, TimeoutError, OSError):
         log.info("a reader did not stop in time and was left behind")
-
-
-def _producers(topic: str) -> tuple[str, ...]:
-    return next((entry.producers for entry in topic_file().topics if entry.name == topic), ())

@@ -11,6 +11,9 @@ from shared.ids import new_id
 from shared.messaging.events import Record
 from shared.messaging.inbox import headers_out
 
+# Well below a broker's usual limit of 1 MiB, which the record itself may just have met.
+PUBLISHED_BYTES = 900_000
+
 ATTEMPTS = 2
 """Every record is tried in its batch and then alone."""
 
@@ -50,11 +53,16 @@ async def bury(transaction: Transaction, service: str, record: Record, reason: s
         "dead_error": reason,
         "dead_attempts": str(ATTEMPTS),
     }
+    payload = record.value or b""
+    if sum(len(value) for _, value in record.headers) + len(payload) > PUBLISHED_BYTES:
+        why["dead_payload"] = "left out: too large; the whole record is in the table dead_letters"
+        payload = b""
+    originals = record.headers if sum(len(value) for _, value in record.headers) < PUBLISHED_BYTES else ()
     transaction.publish_raw(
         topic=dead_letter_topic(record.topic),
         key=_subject(record),
-        headers=headers_out([*record.headers, *((name, value.encode()) for name, value in why.items())]),
-        payload=record.value or b"",
+        headers=headers_out([*originals, *((name, value.encode()) for name, value in why.items())]),
+        payload=payload,
         at=await transaction.now(),
     )
 

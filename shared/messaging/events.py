@@ -1,6 +1,6 @@
 """A record from the log, decoded: envelope, typed data, and where it stood."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from shared.contracts.envelope import Envelope, MalformedEnvelope, read_envelope
 from shared.contracts.registry import COMMANDS, MODELS
+from shared.contracts.topics import producers_of
 from shared.errors import Poison
 
 SCHEMA_VERSION = 1
@@ -77,10 +78,15 @@ def decode(record: Record, wanted: frozenset[str]) -> Event:
         raise Poison(f"unknown event type {envelope.type[:64]!r}")
     if envelope.schema_version != SCHEMA_VERSION:
         raise Poison(f"{envelope.type} version {envelope.schema_version} is not known here")
-    if envelope.sequence is None and envelope.type not in COMMANDS:
+    if envelope.type in COMMANDS:
+        # A command is told apart by its id; a branch's own numbering means nothing here.
+        envelope = replace(envelope, sequence=None)
+    elif envelope.sequence is None:
         raise Poison(f"{envelope.type} has no ce_sequence")
     if record.topic != model.TOPIC:  # type: ignore[attr-defined]
         raise Poison(f"{envelope.type} does not belong on {record.topic}")
+    if envelope.sequence is not None and envelope.publisher not in producers_of(record.topic):
+        raise Poison(f"its ce_source does not publish on {record.topic}")
     if record.value is None:
         raise Poison(f"{envelope.type} has no data")
     if b"\\u0000" in record.value:

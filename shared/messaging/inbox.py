@@ -40,6 +40,17 @@ def headers_in(stored: bytes) -> tuple[tuple[str, bytes], ...]:
     return tuple((name, value.encode("latin-1")) for name, value in orjson.loads(stored))
 
 
+async def hold(connection: AsyncConnection, subjects: Iterable[UUID]) -> None:
+    """Keep other processes from these subjects until the commit: what one parks the other must see. In one order."""
+    await connection.execute(
+        text(
+            "SELECT pg_advisory_xact_lock(hash) FROM (SELECT DISTINCT hashtextextended(id::text, 7202) AS hash"
+            " FROM unnest(CAST(:ids AS uuid[])) AS id ORDER BY hash) AS wanted"
+        ),
+        {"ids": list(subjects)},
+    )
+
+
 async def versions(connection: AsyncConnection, streams: Iterable[Stream]) -> dict[Stream, int]:
     """The last version applied of each stream (and of others of the same subjects); streams never seen are left out."""
     rows = await connection.execute(

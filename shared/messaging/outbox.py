@@ -8,6 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 DAYS_AHEAD = 7
 PARTITION = "outbox_p"
+# Over a week of events an update takes longer than any statement on a request's way may.
+REPLAY_TIMEOUT = "10min"
 
 
 class Backlog(NamedTuple):
@@ -33,6 +35,7 @@ async def backlog(connection: AsyncConnection, bound: int) -> Backlog:
 
 async def replay(connection: AsyncConnection, topic: str, since: datetime | None) -> int:
     """Mark what was published to `topic` since then as unpublished; the relay sends it again, in order."""
+    await connection.execute(text(f"SET LOCAL statement_timeout = '{REPLAY_TIMEOUT}'"))
     result = await connection.execute(
         text(
             "UPDATE outbox SET published_at = NULL"
@@ -76,6 +79,12 @@ async def keep_partitions(connection: AsyncConnection, today: date, retention_da
             await connection.execute(text(f"DROP TABLE {name}"))
             dropped.append(name)
     return dropped
+
+
+async def purge(connection: AsyncConnection) -> None:
+    """Forget answers kept for retries after a week, and the ids of commands after a month (longer than topics keep)."""
+    await connection.execute(text("DELETE FROM idempotency_keys WHERE created_at < now() - interval '7 days'"))
+    await connection.execute(text("DELETE FROM inbox_commands WHERE seen_at < now() - interval '31 days'"))
 
 
 def _partition(day: date) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from sqlalchemy import text
 
 from shared.contracts.envelope import SOURCE_PREFIX, Envelope
@@ -24,7 +24,7 @@ from shared.database.engine import Database
 from shared.database.leases import Leases
 from shared.errors import Transient
 from shared.messaging.inbox import headers_in
-from shared.messaging.outbox import backlog, keep_partitions, utc_day
+from shared.messaging.outbox import backlog, keep_partitions, purge, utc_day
 from shared.telemetry import metrics
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ GATHER_SECONDS = 0.01
 BACKOFF_SECONDS = 1.0
 REQUEST_TIMEOUT_MS = 5_000
 WAVE_TIMEOUT_SECONDS = 15.0
+# The broker's own limit decides what is too large; ours only has to be above it.
+MAX_REQUEST_BYTES = 16 * 1024 * 1024
 HOUSEKEEPING_SECONDS = 5.0
 PARTITIONS_SECONDS = 3600.0
 BACKLOG_COUNT_BOUND = 300_000
@@ -129,22 +131,42 @@ class Relay:
         producer = await self._connected()
         sent: list[Any] = []
         held: set[tuple[str, UUID]] = set()
+        closed: set[str] = set()
         failure: BaseException | None = None
         for number in sorted(waves):
             wave = [row for row in waves[number] if (row.topic, row.subject) not in held]
             async with asyncio.timeout(WAVE_TIMEOUT_SECONDS):
-                futures = [await self._hand_over(producer, row) for row in wave]
+                futures = [await self._hand_over(producer, row, closed) for row in wave]
                 results = await asyncio.gather(*futures, return_exceptions=True)
             for row, result in zip(wave, results, strict=True):
                 if isinstance(result, BaseException):
                     held.add((row.topic, row.subject))
-                    failure = result
+                    if isinstance(result, MessageSizeTooLargeError):
+                        # It will never pass; it holds back its own subject, and nobody else's.
+                        log.error("too large for the broker", extra={"topic": row.topic, "event_id": row.event_id})
+                    else:
+                        failure = result
                 else:
                     sent.append(row)
                     metrics.outbox_published.labels(row.topic).inc()
         return sent, failure
 
-    async def _hand_over(self, producer: AIOKafkaProducer, row: Any) -> asyncio.Future[Any]:
+    async def _hand_over(self, producer: AIOKafkaProducer, row: Any, closed: set[str]) -> asyncio.Future[Any]:
+        """The future of the record's acknowledgement. A topic that took one record not at all (`closed`) is not asked
+        again in this pass, so that it cannot use up the others' time."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if row.topic in closed:
+            future.set_exception(KafkaError(f"{row.topic} does not take records"))
+            return future
+        try:
+            return await self._send_one(producer, row)
+        except KafkaError as error:
+            if not isinstance(error, MessageSizeTooLargeError):
+                closed.add(row.topic)
+            future.set_exception(error)
+            return future
+
+    async def _send_one(self, producer: AIOKafkaProducer, row: Any) -> asyncio.Future[Any]:
         if row.headers is not None:
             headers = list(headers_in(bytes(row.headers)))
         else:
@@ -176,6 +198,7 @@ class Relay:
                 request_timeout_ms=REQUEST_TIMEOUT_MS,
                 retry_backoff_ms=200,
                 max_batch_size=256 * 1024,
+                max_request_size=MAX_REQUEST_BYTES,
                 linger_ms=0,
             )
             try:
@@ -213,6 +236,7 @@ class Relay:
             await transaction.connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('outbox partitions'))"))
             day = utc_day(await transaction.now())
             await keep_partitions(transaction.connection, day, self._retention_days)
+            await purge(transaction.connection)
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:

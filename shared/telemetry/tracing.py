@@ -1,11 +1,12 @@
 """The W3C trace context of the work in hand, carried from request to event to request."""
 
 import os
+import re
 from contextvars import ContextVar
 
 _traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
-LENGTH = 55
+_W3C = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def current_traceparent() -> str | None:
@@ -14,8 +15,7 @@ def current_traceparent() -> str | None:
 
 def begin_trace(incoming: str | None = None) -> str:
     """Continue the caller's trace, or begin one. Returns the `traceparent` now in force."""
-    valid = incoming is not None and len(incoming) == LENGTH and incoming.count("-") == 3
-    value = incoming if valid and incoming else _fresh()
+    value = incoming if incoming is not None and _W3C.fullmatch(incoming) else _fresh()
     _traceparent.set(value)
     return value
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from shared.contracts.asyncapi import examples
 from shared.contracts.envelope import Envelope, MalformedEnvelope, read_envelope
 from shared.contracts.registry import COMMANDS, MODELS
+from shared.contracts.topics import producers_of
 from shared.errors import Poison
 from shared.messaging.events import Event, Record, decode
 
@@ -49,10 +50,16 @@ garbage = st.lists(
 )
 
 
+def publisher_of(name: str) -> str:
+    """A service that publishes events of this type; dispatch for types that do not exist."""
+    model = MODELS.get(name)
+    return producers_of(model.TOPIC)[0] if model is not None else "dispatch"  # type: ignore[attr-defined]
+
+
 def valid(name: str = "order.accepted", sequence: int | None = 1) -> Headers:
     return Envelope(
         event_id=UUID(int=1),
-        source="/gongdan/dispatch",
+        source=f"/gongdan/{publisher_of(name)}",
         type=name,
         subject=UUID(int=2),
         time=datetime.fromisoformat("2026-11-22T09:12:40+08:00"),

@@ -5,7 +5,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
+from aiokafka import AIOKafkaProducer
+from sqlalchemy import text
 
+from services.review.tables import plumbing
+from shared.database.engine import Database
+from tests.support.messaging import Bench
 from tests.support.parts import Broker, Databases, must_have_kafka, running_broker, running_databases
 
 
@@ -30,3 +35,23 @@ async def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         must_have_kafka()
     async with running_broker(request.param, tmp_path_factory.mktemp(request.param)) as running:
         yield running
+
+
+@pytest_asyncio.fixture
+async def bench(databases: Databases, broker: Broker) -> AsyncIterator[Bench]:
+    url = await databases.fresh("review")
+    database = Database(url, plumbing.outbox, pool_size=8)
+    async with database.transaction() as transaction:
+        await transaction.connection.execute(
+            text("CREATE TABLE effects (id bigserial, subject uuid, publisher text, version int)")
+        )
+    yield Bench(url, broker, database)
+    await database.close()
+
+
+@pytest_asyncio.fixture
+async def producer(broker: Broker) -> AsyncIterator[AIOKafkaProducer]:
+    sender = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, acks="all")
+    await sender.start()
+    yield sender
+    await sender.stop()

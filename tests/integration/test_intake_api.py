@@ -84,6 +84,40 @@ async def test_a_key_or_external_id_with_another_body_is_refused(front: httpx.As
     assert other.json()["errors"][0]["pointer"] == "/external_id"
 
 
+async def test_a_refused_complaint_keeps_no_answer_under_its_key(front: httpx.AsyncClient) -> None:
+    assert (await front.post("/v1/tickets", json=complaint(external_id="CRM-9"))).status_code == 201
+    body, headers = complaint(external_id="CRM-9"), {"Idempotency-Key": "refused"}
+    answers = [await front.post("/v1/tickets", json=body, headers=headers) for _ in range(2)]
+    assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(422, "external_id_reused")] * 2
+
+
+@pytest.mark.parametrize("value", ["1e400", "NaN", "-Infinity"])
+async def test_numbers_that_are_none_are_refused(front: httpx.AsyncClient, value: str) -> None:
+    body = json.dumps(complaint(elements={"amount": 1, "location": "x"})).replace('"amount": 1', f'"amount": {value}')
+    answer = await front.post("/v1/tickets", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/elements/amount"
+
+
+async def test_dates_out_of_reckoning_are_refused_in_a_query(front: httpx.AsyncClient) -> None:
+    for moment in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-11-22T10:00:00"):
+        assert (await front.get("/v1/tickets", params={"accepted_since": moment})).status_code == 422
+
+
+async def test_what_people_write_later_is_masked_with_the_name_too(app: App, front: httpx.AsyncClient) -> None:
+    body = complaint(
+        customer={"name": "欧阳明月"},
+        agent={"id": "A13800001234", "centre": "13800001234"},
+        elements={"location": "x", "caller_number": 13800001234},
+    )
+    ticket = (await front.post("/v1/tickets", json=body)).json()
+    path = ticket["links"]["self"]
+    assert (await front.post(f"{path}/withdraw", json={"reason": "欧阳明月不再投诉"})).status_code == 200
+    shown = (await front.get(path)).text + (await front.get(f"{path}/timeline")).text
+    for secret in ("欧阳明月", "13800001234"):
+        assert secret not in shown
+
+
 async def test_what_leaves_intake_holds_no_personal_data(app: App, front: httpx.AsyncClient) -> None:
     number, other, identity = phone(), "13911112222", "370102198001011234"
     body = complaint(
@@ -141,6 +175,8 @@ async def test_the_contact_is_given_to_handlers_only_and_each_read_is_recorded(
         ({"elements": {"location": "a\x00b"}}, 422, "/elements/location"),
         ({"place": {"city": "jinan", "address": "\x00"}}, 422, "/place/address"),
         ({"customer": {"name": "\x00x"}}, 422, "/customer/name"),
+        ({"elements": {"amount": 10**400}}, 422, "/elements/amount"),
+        ({"occurred_at": "0001-01-01T00:00:00+14:00"}, 422, "/occurred_at"),
         ({"amount": -1}, 422, "/amount"),
         ({"occurred_at": "2026-11-22T10:00:00"}, 422, "/occurred_at"),
         ({"surprise": True}, 422, "/surprise"),

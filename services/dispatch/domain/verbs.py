@@ -12,16 +12,15 @@
 | callback | replied | replied, closed, or dispatched again |
 | close | replied, raised, returned | closed |
 | reopen | replied, closed | dispatched |
-| end | any but closed | ended (withdrawn, answered or merged) |
+| end | any | ended (withdrawn, answered or merged) |
 """
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 from services.dispatch.domain.order import (
     IN_HAND,
-    OVER,
     RULES,
     WITH_BRANCH,
     Callback,
@@ -51,6 +50,9 @@ from shared.contracts.dispatch import (
 from shared.contracts.ticket import Basis, ClassMark, Limit, TicketSnapshot
 from shared.errors import Conflict, Invalid
 from shared.policy import Closing, Pack, Route, return_reason
+
+# How far a branch's clock may differ from ours.
+CLOCK_TOLERANCE = timedelta(minutes=10)
 
 
 def send(order: WorkOrder, to: Route, paper: Paperwork, actor: str, now: datetime) -> None:
@@ -99,6 +101,8 @@ def progress(
             raise Invalid("unknown_mark", f"{mark[:64]!r} is not a mark of the pack", pointer="/marks")
     if contacted_at is not None and contacted_at > now:
         raise Invalid("contacted_in_future", "the talk cannot be later than now", pointer="/contacted_at")
+    if contacted_at is not None and contacted_at < order.snapshot.accepted_at - CLOCK_TOLERANCE:
+        raise Invalid("contacted_too_early", "the talk cannot be earlier than the complaint", pointer="/contacted_at")
     branch = _require(order, IN_HAND, "progressed")
     order.record(OrderProgressed(branch=branch, note=note, contacted_at=contacted_at, marks=given, actor=actor), now)
 
@@ -290,7 +294,12 @@ def reopen(order: WorkOrder, actor: str, now: datetime, reason: str, basis: Basi
 
 def end(order: WorkOrder, reason: str, actor: str, now: datetime) -> None:
     """The ticket ended elsewhere (withdrawn, answered, merged): the branch need not act any more."""
-    if order.status in OVER:
+    if order.status is OrderStatus.ended:
+        return
+    if order.status is OrderStatus.closed:
+        # Closed and withdrawn at once: the closing stays as it was, but nothing can reopen it.
+        order.status = OrderStatus.ended
+        order.changed = True
         return
     if order.status in IN_HAND and order.branch is not None:
         recall(order, reason, actor, now)

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from services.intake import repository
 from services.intake.domain import (
+    TERMINAL,
     TicketStatus,
     must_allow_answer,
     must_allow_supplement,
@@ -14,16 +15,20 @@ from services.intake.domain import (
 )
 from services.intake.schemas import AnswerTicket, Personal, SupplementTicket, TicketAccepted, WithdrawTicket
 from services.intake.usecases.desk import Desk, entry, links, may_see, refuse_unknown
-from services.intake.usecases.picture import contact_of, masked_elements, place_of
+from services.intake.usecases.picture import contact_of, masked_elements, masked_serial, place_of
 from shared.contracts.intake import TicketAnswered, TicketSupplemented, TicketWithdrawn
 from shared.contracts.ticket import Basis, TicketSnapshot
 from shared.database.columns import Json
 from shared.database.engine import Transaction
-from shared.errors import Conflict, NotFound
+from shared.errors import Conflict, Invalid, NotFound
 from shared.http.auth import Principal
+from shared.http.keys import Role
 from shared.ids import new_id
 from shared.policy import assess, known
 from shared.privacy import mask
+
+CONTENT_LIMIT = 32_000
+"""Characters of a ticket's content with all its supplements; an event must stay well below the broker's 1 MiB."""
 
 
 async def supplement_ticket(
@@ -52,6 +57,8 @@ async def supplement_ticket(
         raise Conflict("contact_erased", "the personal data of this ticket was erased")
     personal = Personal.model_validate_json(desk.vault.open(row.ticket_id, row.personal))
     changed = tuple(sorted(request.model_fields_set - {"note"}))
+    if request.content and len(personal.content) + len(request.content) > CONTENT_LIMIT:
+        raise Invalid("content_too_long", f"at most {CONTENT_LIMIT} characters in all", pointer="/content")
     personal = personal.model_copy(
         update={
             "content": f"{personal.content}\n{request.content}" if request.content else personal.content,
@@ -72,12 +79,13 @@ async def supplement_ticket(
                 "place": place_of(desk.pack, request.place, personal.name) or before.place,
                 "elements": before.elements | masked_elements(request.elements, personal.name),
                 "amount": request.amount if request.amount is not None else before.amount,
-                "call_serial": request.call_serial or before.call_serial,
+                "call_serial": masked_serial(request.call_serial) or before.call_serial,
                 "flags": before.flags if request.flags is None else tuple(dict.fromkeys(request.flags)),
             }
         ),
     )
-    event = TicketSupplemented(ticket=snapshot, changed=changed, note=_masked(request.note), actor=principal.actor)
+    note = mask(request.note, personal.name) if request.note else None
+    event = TicketSupplemented(ticket=snapshot, changed=changed, note=note, actor=principal.actor)
     version = row.version + 1
     event_id = transaction.publish(event, subject=row.ticket_id, version=version, time=now)
     order = TicketStatus(row.order_status) if row.order_status else None
@@ -93,7 +101,7 @@ async def supplement_ticket(
         version=version,
         updated_at=now,
     )
-    details = {"changed": list(changed)} | ({"note": _masked(request.note)} if request.note else {})
+    details = {"changed": list(changed)} | ({"note": note} if note else {})
     await repository.add_timeline(
         transaction.connection,
         [entry(row.ticket_id, event_id, now, event.TYPE, principal.actor, ["SDM-R8"], details)],
@@ -106,7 +114,9 @@ async def withdraw_ticket(
 ) -> TicketAccepted:
     row = await _locked(transaction, reference, principal)
     must_allow_withdrawal(TicketStatus(row.status))
-    event = TicketWithdrawn(ticket_no=row.ticket_no, reason=mask(request.reason), actor=principal.actor)
+    event = TicketWithdrawn(
+        ticket_no=row.ticket_no, reason=mask(request.reason, _name(desk, row)), actor=principal.actor
+    )
     return await _end(desk, transaction, row, event, TicketStatus.withdrawn, [], {"reason": event.reason})
 
 
@@ -118,7 +128,9 @@ async def answer_ticket(
     must_allow_answer(TicketStatus(row.status))
     rules = ("RTE-01",)
     basis = Basis(pack=desk.pack.id, version=desk.pack.version, rules=rules)
-    event = TicketAnswered(ticket_no=row.ticket_no, answer=mask(request.answer), basis=basis, actor=principal.actor)
+    event = TicketAnswered(
+        ticket_no=row.ticket_no, answer=mask(request.answer, _name(desk, row)), basis=basis, actor=principal.actor
+    )
     return await _end(desk, transaction, row, event, TicketStatus.answered, rules, {"answer": event.answer})
 
 
@@ -127,6 +139,8 @@ async def read_contact(
 ) -> tuple[str, Personal]:
     """The personal data of a ticket, for who handles it now; the read is written down first."""
     row = await _locked(transaction, reference, principal)
+    if principal.role is Role.branch and TicketStatus(row.status) in TERMINAL:
+        raise NotFound("ticket_not_found", "no ticket of this number")
     if row.personal is None:
         raise NotFound("contact_erased", "the personal data of this ticket was erased")
     now = desk.clock.business(await transaction.now())
@@ -165,8 +179,11 @@ async def _locked(transaction: Transaction, reference: UUID | str, principal: Pr
     return await repository.lock(transaction.connection, found.ticket_id)
 
 
-def _masked(text: str | None) -> str | None:
-    return mask(text) if text else None
+def _name(desk: Desk, row: Any) -> str | None:
+    """The customer's name, so that it can be masked in what is written about the ticket."""
+    if row.personal is None:
+        return None
+    return Personal.model_validate_json(desk.vault.open(row.ticket_id, row.personal)).name
 
 
 def _accepted(row: Any, status: TicketStatus, version: int) -> TicketAccepted:

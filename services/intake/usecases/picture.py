@@ -7,8 +7,9 @@ from services.intake.schemas import Personal, PlaceIn, RegisterTicket
 from services.intake.usecases.desk import Desk
 from shared.contracts.ticket import Agent, ContactFacts, CustomerFacts, Place, TicketRef, TicketSnapshot, Urgency
 from shared.policy import Pack, resolve_city
-from shared.privacy import mask
+from shared.privacy import mask, mask_value
 
+SERIAL_LENGTH = 16
 UNASSESSED = Urgency(code="normal", rank=9, rule="")
 
 
@@ -53,8 +54,8 @@ def snapshot_of(
         place=place,
         elements=masked_elements(request.elements, customer.name),
         amount=request.amount,
-        agent=Agent(id=request.agent.id, centre=request.agent.centre) if request.agent else None,
-        call_serial=request.call_serial,
+        agent=Agent(id=mask(request.agent.id), centre=mask(request.agent.centre)) if request.agent else None,
+        call_serial=masked_serial(request.call_serial),
         flags=tuple(dict.fromkeys(request.flags)),
         urgency=UNASSESSED,
         open_duplicate=duplicate,
@@ -93,4 +94,9 @@ def _names_another_phone(content: str, reached_at: str) -> bool:
 
 
 def masked_elements(elements: dict[str, Any], name: str | None) -> dict[str, Any]:
-    return {code: mask(value, name) if isinstance(value, str) else value for code, value in elements.items()}
+    return {code: mask_value(value, name) for code, value in elements.items()}
+
+
+def masked_serial(serial: str | None) -> str | None:
+    """A call serial begins with the moment of the call; whatever is shorter than that may be a phone."""
+    return mask(serial) if serial is not None and len(serial) < SERIAL_LENGTH else serial

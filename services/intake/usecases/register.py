@@ -46,6 +46,7 @@ class _Draft:
     customer_key: str
     answer: bytes
     duplicate: TicketRef | None = None
+    known: bool = False
 
 
 def check_known(desk: Desk, request: RegisterTicket) -> None:
@@ -83,11 +84,12 @@ async def register_tickets(
         index: _draft(desk, registrations[index], number, now) for index, number in zip(firsts, numbers, strict=False)
     }
 
-    await _drop_known_keys(connection, drafts, results)
-    await _drop_known_externals(connection, drafts, results)
-    if drafts:
-        await _find_duplicates(connection, drafts)
-        await _store(desk, transaction, list(drafts.values()), now)
+    await _find_known_externals(connection, drafts, results)
+    await _claim_keys(connection, drafts, results)
+    fresh = [draft for draft in drafts.values() if not draft.known]
+    if fresh:
+        await _find_duplicates(connection, fresh)
+        await _store(desk, transaction, fresh, now)
     for index, draft in drafts.items():
         results[index] = draft.answer
     return list(_answer_repeats(registrations, results, firsts))
@@ -152,7 +154,33 @@ def first_answer(ticket_id: UUID, ticket_no: str) -> bytes:
     )
 
 
-async def _drop_known_keys(connection: Any, drafts: dict[int, _Draft], results: list[Any]) -> None:
+async def _find_known_externals(connection: Any, drafts: dict[int, _Draft], results: list[Any]) -> None:
+    """A channel's `external_id` seen before: the first answer for the same complaint, a refusal for another."""
+    external = {
+        (draft.registration.request.channel, draft.registration.request.external_id): index
+        for index, draft in drafts.items()
+        if draft.registration.request.external_id is not None
+    }
+    if not external:
+        return
+    known_before = await repository.by_external_ids(connection, [(c, e or "") for c, e in external])
+    for pair, row in known_before.items():
+        index = external[pair]
+        if bytes(row.request_hash) == drafts[index].registration.request_hash:
+            drafts[index].answer = first_answer(row.ticket_id, row.ticket_no)
+            drafts[index].known = True
+        else:
+            del drafts[index]
+            results[index] = Invalid(
+                "external_id_reused", "this channel used the external_id for another complaint", pointer="/external_id"
+            )
+
+
+async def _claim_keys(connection: Any, drafts: dict[int, _Draft], results: list[Any]) -> None:
+    """Keep each draft's answer under its key; a key seen before gives its first answer, or a refusal.
+
+    The last check before the tickets are stored: a kept answer always speaks of a ticket that exists.
+    """
     keyed = {
         (draft.registration.principal.key_id, draft.registration.idempotency_key): index
         for index, draft in drafts.items()
@@ -175,36 +203,14 @@ async def _drop_known_keys(connection: Any, drafts: dict[int, _Draft], results: 
             results[index] = answer if same else reused()
 
 
-async def _drop_known_externals(connection: Any, drafts: dict[int, _Draft], results: list[Any]) -> None:
-    external = {
-        (draft.registration.request.channel, draft.registration.request.external_id): index
-        for index, draft in drafts.items()
-        if draft.registration.request.external_id is not None
-    }
-    if not external:
-        return
-    known_before = await repository.by_external_ids(connection, [(c, e or "") for c, e in external])
-    for pair, row in known_before.items():
-        index = external[pair]
-        registration = drafts.pop(index).registration
-        if bytes(row.request_hash) != registration.request_hash:
-            results[index] = Invalid(
-                "external_id_reused", "this channel used the external_id for another complaint", pointer="/external_id"
-            )
-            continue
-        results[index] = answer = first_answer(row.ticket_id, row.ticket_no)
-        if registration.idempotency_key is not None:
-            await repository.set_answer(connection, registration.principal.key_id, registration.idempotency_key, answer)
-
-
-async def _find_duplicates(connection: Any, drafts: dict[int, _Draft]) -> None:
+async def _find_duplicates(connection: Any, drafts: Sequence[_Draft]) -> None:
     """Same customer, same category, earlier ticket still open (DET-04 and its like): review asks a person."""
     earlier: dict[tuple[str, str], TicketRef] = {}
-    for row in await repository.open_of_customers(connection, {draft.customer_key for draft in drafts.values()}):
+    for row in await repository.open_of_customers(connection, {draft.customer_key for draft in drafts}):
         earlier.setdefault(
             (row.customer_key, row.category), TicketRef(ticket_id=row.ticket_id, ticket_no=row.ticket_no)
         )
-    for draft in drafts.values():
+    for draft in drafts:
         problem = (draft.customer_key, draft.registration.request.category)
         draft.duplicate = earlier.get(problem)
         earlier.setdefault(problem, TicketRef(ticket_id=draft.ticket_id, ticket_no=draft.ticket_no))

@@ -1,5 +1,4 @@
 from services.sla.tables import metadata
-
 from shared.database.migrations import run_environment
 
 run_environment(metadata)

@@ -193,6 +193,10 @@ def test_raising_out_of_the_province_changes_the_limit() -> None:
             lambda o: usecases.progress(DESK, o, Progress(note="x", contacted_at=NOW + timedelta(hours=1)), WHO, NOW),
             "/contacted_at",
         ),
+        (
+            lambda o: usecases.progress(DESK, o, Progress(note="x", contacted_at=NOW - timedelta(hours=1)), WHO, NOW),
+            "/contacted_at",
+        ),
     ],
 )
 def test_what_the_pack_does_not_know_is_refused(call: Callable[[WorkOrder], None], pointer: str) -> None:
@@ -201,6 +205,14 @@ def test_what_the_pack_does_not_know_is_refused(call: Callable[[WorkOrder], None
         call(order)
     assert refusal.value.pointer == pointer
     assert not order.pending
+
+
+def test_a_ticket_that_was_withdrawn_as_it_was_closed_cannot_be_reopened() -> None:
+    order = order_in(S.closed)
+    verbs.end(order, "ticket.withdrawn", "front_line:x", NOW)
+    assert not order.pending
+    with pytest.raises(Conflict):
+        usecases.reopen(DESK, order, Reopen(reason="x"), WHO, NOW)
 
 
 def test_an_ended_ticket_is_recalled_from_its_branch_once() -> None:

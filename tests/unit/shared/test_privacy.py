@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.ids import new_id
-from shared.privacy import Vault, mask
+from shared.privacy import Vault, mask, mask_value
 
 KEY, OTHER = base64.b64encode(b"k" * 32).decode(), base64.b64encode(b"o" * 32).decode()
 
@@ -18,6 +18,14 @@ KEY, OTHER = base64.b64encode(b"k" * 32).decode(), base64.b64encode(b"o" * 32).d
     [
         ("请打13800001234谢谢", "请打138****1234谢谢"),
         ("+86 138 0000 1234", "+86 138****1234"),
+        ("008613800001234", "0086138****1234"),
+        ("138.0000.1234、138–0000–1234、138－0000－1234", "138****1234、138****1234、138****1234"),
+        ("1 3 8 0 0 0 0 1 2 3 4", "138****1234"),
+        ("13800-001234,1380-000-1234", "138****1234,138****1234"),
+        ("1380000\n1234", "138****1234"),
+        ("(0531)88881234", "(0531****1234"),
+        ("老身份证370102800101123", "老身份证************123"),
+        ("1380000123413900005678", "138********5678"),
         ("电话１３８００００１２３４", "电话138****1234"),
         ("身份证37010219800101123X", "身份证**************123X"),
         ("卡号6222 0212 3456 7890 123", "卡号6222********0123"),
@@ -27,6 +35,11 @@ KEY, OTHER = base64.b64encode(b"k" * 32).decode(), base64.b64encode(b"o" * 32).d
 )
 def test_numbers_are_masked_and_facts_stay(text: str, masked: str) -> None:
     assert mask(text) == masked
+
+
+def test_a_phone_given_as_a_number_is_masked_and_other_numbers_stay() -> None:
+    assert mask_value(13800001234) == "138****1234"
+    assert [mask_value(value) for value in (12, 3.5, True, None, 20261122)] == [12, 3.5, True, None, 20261122]
 
 
 def test_the_customers_name_is_masked_where_it_is_known() -> None:
