@@ -80,6 +80,8 @@ class Service:
         self.checks: dict[str, Check] = {"database": self._check_database}
         self.warnings: list[Callable[[], list[str]]] = []
         self._jobs: list[Job] = []
+        self._stuck = inbox.Stuck(0, 0, 0)
+        self.warnings.append(self._warn_of_stuck)
         self._stop = asyncio.Event()
         # The documentation page brings its own scripts: operators' networks often reach no CDN.
         self.app: FastAPI = FastAPIOffline(
@@ -227,6 +229,15 @@ class Service:
             response_class=PlainTextResponse,
         )
 
+    def _warn_of_stuck(self) -> list[str]:
+        """Readiness warns of what only a person can set right; it does not make the service unready."""
+        found = []
+        if self._stuck.dead:
+            found.append(f"{self._stuck.dead} records became dead letters within a day")
+        if self._stuck.parked_long:
+            found.append(f"{self._stuck.parked_long} events have waited for another one for over 10 minutes")
+        return found
+
     async def _check_database(self) -> str | None:
         try:
             async with asyncio.timeout(DATABASE_CHECK_SECONDS):
@@ -256,7 +267,8 @@ class Service:
         if consumer.lag > self.settings.ready_lag_limit:
             return f"{consumer.lag} records wait to be read"
         try:
-            metrics.parked_now.set(await self.background.read(inbox.parked_count))
+            self._stuck = await self.background.read(inbox.stuck)
+            metrics.parked_now.set(self._stuck.parked)
         except Transient:
             return "unknown: the database does not answer"
         return None

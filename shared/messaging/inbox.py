@@ -128,8 +128,25 @@ async def unpark(connection: AsyncConnection, stream: Stream, version: int) -> N
     )
 
 
-async def parked_count(connection: AsyncConnection) -> int:
-    return int((await connection.execute(text("SELECT count(*) FROM parked_events"))).scalar_one())
+class Stuck(NamedTuple):
+    """What waits for something or somebody: parked events, those parked for long, and dead letters of the last day."""
+
+    parked: int
+    parked_long: int
+    dead: int
+
+
+async def stuck(connection: AsyncConnection) -> Stuck:
+    row = (
+        await connection.execute(
+            text(
+                "SELECT (SELECT count(*) FROM parked_events),"
+                " (SELECT count(*) FROM parked_events WHERE parked_at < now() - interval '10 minutes'),"
+                " (SELECT count(*) FROM dead_letters WHERE failed_at > now() - interval '1 day')"
+            )
+        )
+    ).one()
+    return Stuck(*row)
 
 
 async def seen_commands(connection: AsyncConnection, ids: Iterable[UUID]) -> set[UUID]:
