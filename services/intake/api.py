@@ -1,5 +1,6 @@
 """intake over HTTP: parse, one use case, answer."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -25,11 +26,11 @@ from services.intake.usecases import change, register
 from services.intake.usecases.desk import Desk, check_channel, links, may_see
 from services.intake.usecases.register import Registration
 from shared.contracts.ticket import TicketSnapshot
-from shared.database.engine import Database
+from shared.database.engine import Database, Transaction
 from shared.database.group_commit import GroupCommit
 from shared.errors import NotFound
 from shared.http.auth import Principal, allow
-from shared.http.fields import Moment
+from shared.http.fields import Moment, RequestModel
 from shared.http.idempotency import IdempotencyKey, answer_once, request_hash
 from shared.http.keys import Role
 from shared.http.paging import Cursor, Limit, cursor_out, read_cursor
@@ -44,6 +45,15 @@ HANDLERS = (Role.reviewer, Role.branch, Role.callback, Role.supervisor)
 
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}
 CONFLICT: dict[int | str, dict[str, Any]] = {404: {"model": Problem}, 409: {"model": Problem}}
+
+Change = Callable[[Desk, Transaction, Principal, UUID | str, Any], Awaitable[TicketAccepted]]
+
+# What the front line may still do to a ticket: its request, what it does, and how the documentation names it.
+CHANGES: tuple[tuple[str, type[RequestModel], Change, str], ...] = (
+    ("supplement", SupplementTicket, change.supplement_ticket, "Add what a return asked for"),
+    ("withdraw", WithdrawTicket, change.withdraw_ticket, "The customer takes the complaint back"),
+    ("answer", AnswerTicket, change.answer_ticket, "A first-contact solution"),
+)
 
 
 def routes(
@@ -178,68 +188,31 @@ def routes(
             )
         )
 
-    @router.post(
-        "/tickets/{reference}/supplement",
-        summary="Add what a return asked for",
-        response_model=TicketAccepted,
-        responses=CONFLICT,
-    )
-    async def supplement(
-        http: Request,
-        reference: TicketReference,
-        request: SupplementTicket,
-        principal: Annotated[Principal, Depends(allow(*FRONT))],
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response:
-        return await answer_once(
-            database,
-            http,
-            principal,
-            idempotency_key,
-            lambda tx: change.supplement_ticket(desk, tx, principal, ticket_reference(reference), request),
+    def add(name: str, model: type[RequestModel], step: Change, summary: str) -> None:
+        @router.post(
+            f"/tickets/{{reference}}/{name}",
+            name=name,
+            summary=summary,
+            response_model=TicketAccepted,
+            responses=CONFLICT,
         )
+        async def change_route(
+            http: Request,
+            reference: TicketReference,
+            request: model,  # type: ignore[valid-type]
+            principal: Annotated[Principal, Depends(allow(*FRONT))],
+            idempotency_key: IdempotencyKey = None,
+        ) -> Response:
+            return await answer_once(
+                database,
+                http,
+                principal,
+                idempotency_key,
+                lambda tx: step(desk, tx, principal, ticket_reference(reference), request),
+            )
 
-    @router.post(
-        "/tickets/{reference}/withdraw",
-        summary="The customer takes the complaint back",
-        response_model=TicketAccepted,
-        responses=CONFLICT,
-    )
-    async def withdraw(
-        http: Request,
-        reference: TicketReference,
-        request: WithdrawTicket,
-        principal: Annotated[Principal, Depends(allow(*FRONT))],
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response:
-        return await answer_once(
-            database,
-            http,
-            principal,
-            idempotency_key,
-            lambda tx: change.withdraw_ticket(desk, tx, principal, ticket_reference(reference), request),
-        )
-
-    @router.post(
-        "/tickets/{reference}/answer",
-        summary="A first-contact solution",
-        response_model=TicketAccepted,
-        responses=CONFLICT,
-    )
-    async def answer(
-        http: Request,
-        reference: TicketReference,
-        request: AnswerTicket,
-        principal: Annotated[Principal, Depends(allow(*FRONT))],
-        idempotency_key: IdempotencyKey = None,
-    ) -> Response:
-        return await answer_once(
-            database,
-            http,
-            principal,
-            idempotency_key,
-            lambda tx: change.answer_ticket(desk, tx, principal, ticket_reference(reference), request),
-        )
+    for entry in CHANGES:
+        add(*entry)
 
     async def _find(reference: str, principal: Principal) -> Any:
         row = await database.read(lambda connection: repository.find(connection, ticket_reference(reference)))

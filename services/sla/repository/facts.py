@@ -13,6 +13,7 @@ from services.sla.domain.records import Facts
 from services.sla.tables import complaint_facts
 from shared.contracts.sla import Problem
 from shared.contracts.ticket import ClassMark, TicketRef, TicketSnapshot
+from shared.database.columns import Json
 
 FactsRow = Row[Any]
 
@@ -211,7 +212,7 @@ async def save(connection: AsyncConnection, touched: Sequence[Facts]) -> None:
 def _values(facts: Facts) -> dict[str, Any]:
     return {
         "version": facts.version,
-        "snapshot": facts.ticket.model_dump(mode="json", exclude_none=True),
+        "snapshot": Json.of(facts.ticket),
         "customer_key": facts.ticket.customer.key,
         "problem_key": facts.problem.key if facts.problem is not None else None,
         "problem_parts": facts.problem.parts if facts.problem is not None else {},
