@@ -1,7 +1,7 @@
 """Commands that a branch may send on `gongdan.branch.replies`; the same verbs exist over HTTP.
 
-A command's `ce_id` makes it safe to repeat; `ce_source` is `/gongdan/branch/<id>` (or `/branch/<id>`), and `branch` in the
-data the same, the one that holds the order. A `ce_sequence` is not needed and not looked at.
+A command's `ce_id` makes it safe to repeat; `ce_source` is `/gongdan/branch/<id>` (or `/branch/<id>`), and `branch` in
+the data is the same, the one that holds the order. A `ce_sequence` is not needed and not looked at.
 """
 
 from datetime import datetime
