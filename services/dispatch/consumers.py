@@ -91,7 +91,7 @@ class DispatchProjection:
             order = WorkOrder(ticket_id=event.subject, ticket_no=data.ticket.ticket_no, is_new=True)
         elif order.status is not OrderStatus.returned:
             return
-        usecases.dispatch_approved(self._desk, order, data.ticket, data.branch, data.note, data.actor, state.now)
+        usecases.dispatch_approved(self._desk, order, data.ticket, data.branch, data.actor, state.now)
         state.by_ticket[event.subject] = state.touched[event.subject] = order
 
     def on_ticket_ended(self, state: Orders, event: Event) -> None:

@@ -162,11 +162,6 @@ async def waiting_for_callback(connection: AsyncConnection, limit: int) -> tuple
     return list(rows.all()), count.scalar_one()
 
 
-async def calls_of(connection: AsyncConnection, ticket_id: UUID) -> list[OrderRow]:
-    query = select(callbacks).where(callbacks.c.ticket_id == ticket_id).order_by(callbacks.c.attempt)
-    return list((await connection.execute(query)).all())
-
-
 async def publish_open_orders_again(connection: AsyncConnection) -> None:
     """The branches' topics are empty again: what they were told about orders still in their hands goes out anew."""
     await connection.execute(text(f"SET LOCAL statement_timeout = '{REPLAY_TIMEOUT}'"))

@@ -64,7 +64,6 @@ def dispatch_approved(
     order: WorkOrder,
     ticket: TicketSnapshot,
     chosen: str | None,
-    note: str | None,
     actor: str,
     now: datetime,
 ) -> None:

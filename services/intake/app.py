@@ -20,5 +20,5 @@ def build(settings: Settings) -> Service:
         service.database, lambda transaction, items: register_tickets(desk, transaction, items)
     )
     service.routes(api.routes(desk, service.database, registrations, service.relay, settings.outbox_backlog_limit))
-    service.consume(Intake(service.clock))
+    service.consume(Intake())
     return service

@@ -9,7 +9,6 @@ from uuid import UUID
 from services.intake import repository
 from services.intake.domain import ORDER_STATUS, REVIEW_STATUS, TERMINAL, TicketStatus, overall
 from services.intake.usecases.desk import entry
-from shared.clock import Clock
 from shared.contracts import dispatch, review, sla
 from shared.contracts.ticket import Contract, TicketSnapshot
 from shared.database.columns import Json
@@ -74,9 +73,6 @@ class Intake:
     """The projection of intake."""
 
     types = frozenset(model.TYPE for model in CONSUMED)  # type: ignore[attr-defined]
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
 
     async def load(self, transaction: Transaction, events: Sequence[Event]) -> Pictures:
         wanted = {event.subject for event in events if event.type in self.types}

@@ -78,7 +78,7 @@ def order_in(status: OrderStatus) -> WorkOrder:
     """An order that went the ordinary way and now stands in this state."""
     order = WorkOrder(ticket_id=new_id(), ticket_no="T20261123-0000001", is_new=True)
     usecases.dispatch_approved(
-        DESK, order, snapshot(category="service.hall", place=None, elements={}), None, None, "rules", NOW
+        DESK, order, snapshot(category="service.hall", place=None, elements={}), None, "rules", NOW
     )
     order.pending.clear()
     order.status = status
@@ -119,7 +119,7 @@ def test_a_reply_without_one_of_its_elements_is_refused() -> None:
 
 def test_a_satisfied_reply_needs_no_callback() -> None:
     order = WorkOrder(ticket_id=new_id(), ticket_no="T1", is_new=True)
-    usecases.dispatch_approved(DESK, order, snapshot(), None, None, "rules", NOW)
+    usecases.dispatch_approved(DESK, order, snapshot(), None, "rules", NOW)
     usecases.reply(DESK, order, reply_in("satisfied"), WHO, NOW)
     assert order.status is S.closed
     assert order.outcome == "satisfied"
@@ -153,7 +153,7 @@ def test_a_fault_city_with_a_normal_network_passes_the_card_home() -> None:
         place={"city": "dongying"},
         flags=("unusable_at_place",),
     )
-    usecases.dispatch_approved(DESK, order, ticket, None, None, "rules", NOW)
+    usecases.dispatch_approved(DESK, order, ticket, None, "rules", NOW)
     assert order.branch == "dongying"
     usecases.reply(DESK, order, reply_in(network="normal"), "branch:dongying", NOW)
     assert (order.branch, order.status, order.round) == ("jinan", S.dispatched, 2)
@@ -163,7 +163,7 @@ def test_a_fault_city_that_gives_it_back_keeps_it_by_rule_once() -> None:
     """RTE-18, AC-04; the second time a person decides."""
     order = WorkOrder(ticket_id=new_id(), ticket_no="T1", is_new=True)
     ticket = snapshot(category="network.data_card.unusable", place={"city": "dongying"}, flags=("unusable_at_place",))
-    usecases.dispatch_approved(DESK, order, ticket, None, None, "rules", NOW)
+    usecases.dispatch_approved(DESK, order, ticket, None, "rules", NOW)
     usecases.give_back(DESK, order, Return(reason_code="RT_NOT_OURS"), "branch:dongying", NOW)
     assert (order.branch, order.status, order.round) == ("dongying", S.dispatched, 2)
     assert "RTE-18" in order.route_rules
