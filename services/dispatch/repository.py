@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import and_, bindparam, func, select, text, update
+from sqlalchemy import and_, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.dispatch.domain.order import IN_HAND, OrderStatus, WorkOrder
@@ -13,11 +13,10 @@ from services.dispatch.tables import callbacks, work_orders
 from shared.contracts.dispatch import Label, Reply
 from shared.contracts.ticket import TicketSnapshot
 from shared.database.columns import Json
+from shared.database.rows import RowWriter
 from shared.messaging.outbox import REPLAY_TIMEOUT
 
 OrderRow: TypeAlias = Any
-
-_FIXED = ("ticket_id", "ticket_no")
 
 
 def to_order(row: OrderRow) -> WorkOrder:
@@ -68,29 +67,12 @@ async def lock(connection: AsyncConnection, ticket_id: UUID) -> OrderRow:
     return (await connection.execute(query)).one()
 
 
-_UPDATE = (
-    update(work_orders)
-    .where(work_orders.c.ticket_id == bindparam("id"))
-    .values({name: bindparam(f"new_{name}") for name in work_orders.c.keys() if name not in _FIXED})
-)
+_ROWS = RowWriter(work_orders, "ticket_id", kept=("ticket_no",))
 
 
 async def save(connection: AsyncConnection, changed: Sequence[WorkOrder], now: datetime) -> None:
     """Insert what is new, update the rest, and store the callbacks made."""
-    fresh = [
-        _values(order, now) | {"ticket_id": order.ticket_id, "ticket_no": order.ticket_no}
-        for order in changed
-        if order.is_new
-    ]
-    if fresh:
-        await connection.execute(work_orders.insert(), fresh)
-    old = [
-        {"id": order.ticket_id} | {f"new_{name}": value for name, value in _values(order, now).items()}
-        for order in changed
-        if not order.is_new
-    ]
-    if old:
-        await connection.execute(_UPDATE, old)
+    await _ROWS.write(connection, ((order.is_new, _values(order, now)) for order in changed))
     calls = [
         {
             "ticket_id": order.ticket_id,
@@ -109,6 +91,8 @@ async def save(connection: AsyncConnection, changed: Sequence[WorkOrder], now: d
 
 def _values(order: WorkOrder, now: datetime) -> dict[str, Any]:
     return {
+        "ticket_id": order.ticket_id,
+        "ticket_no": order.ticket_no,
         "status": order.status,
         "round": order.round,
         "branch": order.branch,

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import bindparam, func, select, text, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.review.domain import OPINION, ApprovalStatus, Review, ReviewStatus
@@ -13,6 +13,7 @@ from services.review.tables import approvals, reviews
 from shared.contracts.review import Finding
 from shared.contracts.ticket import TicketSnapshot
 from shared.database.columns import Json
+from shared.database.rows import RowWriter
 
 ReviewRow: TypeAlias = Any
 
@@ -50,35 +51,12 @@ async def lock(connection: AsyncConnection, ticket_id: UUID) -> ReviewRow:
     return (await connection.execute(select(reviews).where(reviews.c.ticket_id == ticket_id).with_for_update())).one()
 
 
-_UPDATE = (
-    update(reviews)
-    .where(reviews.c.ticket_id == bindparam("id"))
-    .values(
-        {
-            name: bindparam(f"new_{name}")
-            for name in reviews.c.keys()
-            if name not in ("ticket_id", "ticket_no", "claimed_until")
-        }
-    )
-)
+_ROWS = RowWriter(reviews, "ticket_id", kept=("ticket_no", "claimed_until"))
 
 
 async def save(connection: AsyncConnection, changed: Sequence[Review], now: datetime) -> None:
     """Insert what is new, update the rest, and store the opinions asked for."""
-    fresh = [
-        _values(review, now) | {"ticket_id": review.ticket_id, "ticket_no": review.ticket_no}
-        for review in changed
-        if review.is_new
-    ]
-    if fresh:
-        await connection.execute(reviews.insert(), fresh)
-    old = [
-        {"id": review.ticket_id} | {f"new_{name}": value for name, value in _values(review, now).items()}
-        for review in changed
-        if not review.is_new
-    ]
-    if old:
-        await connection.execute(_UPDATE, old)
+    await _ROWS.write(connection, ((review.is_new, _values(review, now)) for review in changed))
     asked = [
         {
             "approval_id": opinion.approval_id,
@@ -98,6 +76,8 @@ async def save(connection: AsyncConnection, changed: Sequence[Review], now: date
 
 def _values(review: Review, now: datetime) -> dict[str, Any]:
     return {
+        "ticket_id": review.ticket_id,
+        "ticket_no": review.ticket_no,
         "status": review.status,
         "round": review.round,
         "snapshot": Json.of(review.ticket),
