@@ -233,7 +233,7 @@ class Service:
         """Readiness warns of what only a person can set right; it does not make the service unready."""
         found = []
         if self._stuck.dead:
-            found.append(f"{self._stuck.dead} records became dead letters within a day")
+            found.append(f"{self._stuck.dead} dead letters wait for a person")
         if self._stuck.parked_long:
             found.append(f"{self._stuck.parked_long} events have waited for another one for over 10 minutes")
         return found

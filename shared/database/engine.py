@@ -1,11 +1,11 @@
 """One PostgreSQL database of a service: the pool, and the unit of work with the one commit.
 
-A `Transaction` collects the events to publish and writes them to the outbox just before it commits; leaving it with an
-exception rolls everything back. Use cases get a transaction and never commit.
+A `Transaction` collects the events to publish and the rows of the audit trail, and writes both just before it commits;
+leaving it with an exception rolls everything back. Use cases get a transaction and never commit.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, TypeVar
@@ -52,6 +52,10 @@ _AWAY = (
 )
 # SQLSTATE classes that pass by themselves: connection, resources, operator intervention, rollback, lock not available.
 _AWAY_STATES = ("08", "53", "57", "40", "55P03", "25006")
+_AUDIT = text(
+    "INSERT INTO audit_trail (actor, action, subject, details) SELECT * FROM unnest(CAST(:actors AS text[]),"
+    " CAST(:actions AS text[]), CAST(:subjects AS text[]), CAST(:details AS text[]))"
+)
 
 
 class Transaction:
@@ -61,6 +65,7 @@ class Transaction:
         self.connection = connection
         self._outbox = outbox
         self._outgoing: list[dict[str, Any]] = []
+        self._audited: list[tuple[str, str, str, bytes]] = []
 
     @property
     def publishes(self) -> bool:
@@ -100,7 +105,22 @@ class Transaction:
                 "payload": event.model_dump_json(exclude_none=True).encode(),
             }
         )
+        if topic is None:
+            basis = getattr(event, "basis", None)
+            self.audit(
+                event.TYPE,  # type: ignore[attr-defined]
+                actor=getattr(event, "actor", "rules"),
+                subject=str(subject),
+                details={"event_id": event_id, "version": version, "rules": basis.rules if basis else ()},
+            )
         return event_id
+
+    def audit(self, action: str, *, actor: str, subject: str, details: Mapping[str, Any] | None = None) -> None:
+        """Write down who did what to what, in this transaction; `details` hold ids, codes and reasons only.
+
+        Every event published on its own topic is written down by `publish`; call this for what publishes nothing.
+        """
+        self._audited.append((actor, action, subject, orjson.dumps(details or {})))
 
     def publish_pending(self, subject: Subject) -> None:
         """Put everything the subject recorded into the outbox."""
@@ -127,6 +147,17 @@ class Transaction:
     async def flush(self) -> None:
         if self._outgoing:
             await self.connection.execute(self._outbox.insert(), self._outgoing)
+        if self._audited:
+            actors, actions, subjects, details = zip(*self._audited, strict=True)
+            await self.connection.execute(
+                _AUDIT,
+                {
+                    "actors": actors,
+                    "actions": actions,
+                    "subjects": subjects,
+                    "details": [text.decode() for text in details],
+                },
+            )
 
 
 class Database:

@@ -45,6 +45,10 @@ async def bury(transaction: Transaction, service: str, record: Record, reason: s
             "attempts": ATTEMPTS,
         },
     )
+    place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+    transaction.audit(
+        "record.refused", actor=service, subject=str(_subject(record)), details={**place, "reason": reason}
+    )
     why = {
         "dead_topic": record.topic,
         "dead_partition": str(record.partition),

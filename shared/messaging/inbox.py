@@ -129,7 +129,7 @@ async def unpark(connection: AsyncConnection, stream: Stream, version: int) -> N
 
 
 class Stuck(NamedTuple):
-    """What waits for something or somebody: parked events, those parked for long, and dead letters of the last day."""
+    """What waits for something or somebody: parked events, those parked for long, and dead letters not yet settled."""
 
     parked: int
     parked_long: int
@@ -142,7 +142,7 @@ async def stuck(connection: AsyncConnection) -> Stuck:
             text(
                 "SELECT (SELECT count(*) FROM parked_events),"
                 " (SELECT count(*) FROM parked_events WHERE parked_at < now() - interval '10 minutes'),"
-                " (SELECT count(*) FROM dead_letters WHERE failed_at > now() - interval '1 day')"
+                " (SELECT count(*) FROM dead_letters WHERE state = 'open')"
             )
         )
     ).one()

@@ -1,8 +1,11 @@
-"""The plumbing tables that every service has beside its own: outbox, inbox, parked events, dead letters, offsets."""
+"""The plumbing tables that every service has beside its own: outbox, inbox, parked events, dead letters, offsets, the
+audit trail, paused topics and the last use of keys."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Column,
     Identity,
@@ -17,7 +20,13 @@ from sqlalchemy import (
     text,
 )
 
-from shared.database.columns import Time
+from shared.database.columns import Time, one_of
+
+
+class DeadLetterState(StrEnum):
+    open = "open"
+    redriven = "redriven"
+    discarded = "discarded"
 
 
 @dataclass(frozen=True)
@@ -29,10 +38,14 @@ class Plumbing:
     dead_letters: Table
     consumer_offsets: Table
     idempotency_keys: Table
+    audit_trail: Table
+    audit_seals: Table
+    paused_topics: Table
+    key_uses: Table
 
 
 def plumbing_tables(metadata: MetaData) -> Plumbing:
-    """Declare the plumbing tables in a service's metadata; its migration 0001 creates them."""
+    """Declare the plumbing tables in a service's metadata; its migrations 0001 and 0002 create them."""
     outbox = Table(
         "outbox",
         metadata,
@@ -91,7 +104,13 @@ def plumbing_tables(metadata: MetaData) -> Plumbing:
         Column("error", Text, nullable=False),
         Column("attempts", SmallInteger, nullable=False),
         Column("failed_at", Time, nullable=False, server_default=text("now()")),
+        Column("state", Text, nullable=False, server_default="open"),
+        Column("settled_at", Time),
+        Column("settled_by", Text),
+        Column("settled_reason", Text),
+        one_of("state", DeadLetterState),
         Index("ix_dead_letters_failed_at", "failed_at"),
+        Index("ix_dead_letters_open", "id", postgresql_where=text("state = 'open'")),
     )
     consumer_offsets = Table(
         "consumer_offsets",
@@ -113,4 +132,55 @@ def plumbing_tables(metadata: MetaData) -> Plumbing:
         Column("created_at", Time, nullable=False, server_default=text("now()")),
         Index("ix_idempotency_keys_created_at", "created_at"),
     )
-    return Plumbing(outbox, inbox, inbox_commands, parked_events, dead_letters, consumer_offsets, idempotency_keys)
+    audit_trail = Table(
+        "audit_trail",
+        metadata,
+        Column("id", BigInteger, Identity(always=True), primary_key=True),
+        Column("xid", BigInteger, nullable=False, server_default=text("(pg_current_xact_id()::text)::bigint")),
+        Column("at", Time, nullable=False, server_default=text("clock_timestamp()")),
+        Column("actor", Text, nullable=False),
+        Column("action", Text, nullable=False),
+        Column("subject", Text, nullable=False),
+        Column("details", Text, nullable=False),
+        Index("ix_audit_trail_sealing", "xid", "id", unique=True),
+        Index("ix_audit_trail_subject", "subject", "id"),
+    )
+    audit_seals = Table(
+        "audit_seals",
+        metadata,
+        Column("number", BigInteger, primary_key=True, autoincrement=False),
+        Column("sealed_at", Time, nullable=False, server_default=text("clock_timestamp()")),
+        Column("last_xid", BigInteger, nullable=False),
+        Column("last_id", BigInteger, nullable=False),
+        Column("ids", ARRAY(BigInteger), nullable=False),
+        Column("digests", LargeBinary, nullable=False),
+        Column("previous", LargeBinary, nullable=False),
+        Column("hash", LargeBinary, nullable=False),
+    )
+    paused_topics = Table(
+        "paused_topics",
+        metadata,
+        Column("topic", Text, primary_key=True),
+        Column("paused_at", Time, nullable=False, server_default=text("now()")),
+        Column("paused_by", Text, nullable=False),
+        Column("reason", Text, nullable=False),
+    )
+    key_uses = Table(
+        "key_uses",
+        metadata,
+        Column("key_id", Text, primary_key=True),
+        Column("last_used_at", Time, nullable=False),
+    )
+    return Plumbing(
+        outbox,
+        inbox,
+        inbox_commands,
+        parked_events,
+        dead_letters,
+        consumer_offsets,
+        idempotency_keys,
+        audit_trail,
+        audit_seals,
+        paused_topics,
+        key_uses,
+    )
