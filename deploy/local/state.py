@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from shared.failpoints import reach
 from shared.http.keys import KeyRecord, Role, generate_key, load_records, save_records
 
 SERVICES = ("intake", "review", "dispatch", "sla")
@@ -149,4 +150,5 @@ def write_private(path: Path, content: object) -> None:
         json.dump(content, file, indent=2, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
+    reach("state.file_written")
     temporary.replace(path)

@@ -17,6 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 
 from shared.contracts.topics import INCARNATION, Topic, all_topics
+from shared.failpoints import reach
 from shared.policy.loader import load_pack
 
 HOUR_MS = 3_600_000
@@ -114,6 +115,7 @@ async def ensure_incarnation(bootstrap: str) -> bool:
 async def prepare(bootstrap: str, pack: str, replication: int, min_insync: int | None) -> None:
     topics = all_topics(branch.id for branch in load_pack(pack).branches)
     created = await create_missing(bootstrap, topics, replication, min_insync)
+    reach("topics.created")
     written = await ensure_incarnation(bootstrap)
     print(f"topics: {len(created)} created, {len(topics) - len(created)} there already; identity", end=" ")
     print("written" if written else "there already")

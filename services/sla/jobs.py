@@ -18,6 +18,7 @@ from services.sla.usecases.fire import Pass, close_quiet_incidents, fire_due, re
 from shared.database.engine import Database
 from shared.database.leases import Leases
 from shared.errors import Transient
+from shared.failpoints import reach
 from shared.messaging.consumer import Consumer
 from shared.telemetry import metrics
 
@@ -119,6 +120,10 @@ class Jobs:
         """One transaction."""
         async with self._database.transaction() as transaction:
             done = await fire_due(self._desk, transaction, limit, self._aside)
+            if done.fired:
+                reach("sweep.fired")
+        if done.fired:
+            reach("sweep.committed")
         for fired in done.fired:
             metrics.clocks_fired.labels(fired.moment).inc()
             late = (done.now - fired.due).total_seconds() / self._desk.clock.scale

@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from shared.database.columns import Json
 from shared.errors import Transient
+from shared.failpoints import reach
 from shared.ids import new_id
 from shared.subject import Subject
 from shared.telemetry.tracing import current_traceparent
@@ -194,11 +195,14 @@ class Database:
                     transaction = Transaction(connection, self._outbox)
                     yield transaction
                     await transaction.flush()
+                    if transaction.publishes:
+                        reach("outbox.written")
         except Exception as error:
             if is_transient(error):
                 raise Transient(f"database: {type(error).__name__}") from error
             raise
         if transaction.publishes:
+            reach("outbox.committed")
             for wake in self._after_publish:
                 wake()
 

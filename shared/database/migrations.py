@@ -8,6 +8,8 @@ from alembic.config import Config
 from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from shared.failpoints import reach
+
 LOCK_TIMEOUT = "5s"
 LOCK_KEY = 7_203_001
 
@@ -30,6 +32,7 @@ def run_script(script: str) -> None:
     for statement in script.split(";\n"):
         if statement.strip():
             op.execute(statement)
+            reach("migration.statement_run")
 
 
 def run_environment(metadata: MetaData) -> None:

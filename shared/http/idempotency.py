@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from shared.database.engine import Database, Transaction
 from shared.errors import Invalid
+from shared.failpoints import reach
 from shared.http.auth import Principal
 
 IdempotencyKey = Annotated[
@@ -70,6 +71,7 @@ async def answer_once(
             if bytes(row.request_hash) != body_hash:
                 raise reused()
             return bytes(row.answer)
+        reach("request.key_claimed")
         answer = (await work(transaction)).model_dump_json().encode()
         await connection.execute(
             text("UPDATE idempotency_keys SET status = 200, answer = :answer WHERE client = :client AND key = :key"),

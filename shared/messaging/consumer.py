@@ -24,6 +24,7 @@ from shared.contracts.topics import BRANCH_REPLIES, CONTROL, INCARNATION, consum
 from shared.database.engine import Database, Transaction
 from shared.database.leases import Leases
 from shared.errors import DomainError, Poison, Transient
+from shared.failpoints import reach
 from shared.ids import new_id
 from shared.messaging import dead_letters, inbox, outbox
 from shared.messaging.batch import Batch
@@ -180,8 +181,10 @@ class Consumer(Generic[State]):
                 request = ReplayRequested(topic=topic, since=since[topic], requested_by=self._service, reason=reason)
                 transaction.publish(request, subject=new_id(), version=1, time=now)
             await self._projection.on_new_log(transaction)
+            reach("consumer.start_written")
 
         await self._database.write(store)
+        reach("consumer.started")
         self._positions |= fresh
         for partition, position in fresh.items():
             consumer.seek(partition, position.next_offset)
@@ -194,6 +197,7 @@ class Consumer(Generic[State]):
         if not records:
             self._progress_at = time.monotonic() if self.lag == 0 else self._progress_at
             return
+        reach("consumer.fetched")
         await self._store(records)
         self._progress_at = time.monotonic()
         if len(records) < MAX_RECORDS:
@@ -213,6 +217,7 @@ class Consumer(Generic[State]):
             if len(records) > 1:
                 log.info("a batch is taken record by record", extra={"error": type(error).__name__})
         for record in records:
+            reach("consumer.next_record")
             try:
                 await self._apply([record])
                 self._dead_in_a_row = 0
@@ -241,6 +246,8 @@ class Consumer(Generic[State]):
             moves = self._moves(records)
             if not await inbox.move_positions(connection, moves):
                 raise OwnershipLost
+            reach("consumer.effects_written")
+        reach("consumer.committed")
         for (topic, number), (_, after) in moves.items():
             self._positions[TopicPartition(topic, number)] = after
 
@@ -278,8 +285,10 @@ class Consumer(Generic[State]):
             await dead_letters.bury(transaction, self._service, record, reason)
             if not await inbox.move_positions(transaction.connection, moves):
                 raise OwnershipLost
+            reach("consumer.burial_written")
 
         await self._database.write(store)
+        reach("consumer.buried")
         for (topic, number), (_, after) in moves.items():
             self._positions[TopicPartition(topic, number)] = after
         metrics.events_dead.labels(record.topic).inc()

@@ -23,6 +23,7 @@ from shared.contracts.envelope import SOURCE_PREFIX, Envelope
 from shared.database.engine import Database
 from shared.database.leases import Leases
 from shared.errors import Transient
+from shared.failpoints import reach
 from shared.messaging.inbox import headers_in
 from shared.messaging.outbox import backlog, keep_partitions, purge, utc_day
 from shared.telemetry import metrics
@@ -110,12 +111,16 @@ class Relay:
         rows = await self._database.read(unpublished)
         if not rows:
             return 0
+        reach("relay.read")
         sent, failure = await self._send(rows)
+        reach("relay.acknowledged")
         if sent:
             ids = [row.id for row in sent]
             moments = [row.created_at for row in sent]
             async with self._database.transaction() as transaction:
                 await transaction.connection.execute(_MARK, {"ids": ids, "first": min(moments), "last": max(moments)})
+                reach("relay.mark_written")
+            reach("relay.marked")
         if failure is not None:
             raise failure
         return len(rows)
@@ -137,6 +142,7 @@ class Relay:
             wave = [row for row in waves[number] if (row.topic, row.subject) not in held]
             async with asyncio.timeout(WAVE_TIMEOUT_SECONDS):
                 futures = [await self._hand_over(producer, row, closed) for row in wave]
+                reach("relay.handed_over")
                 results = await asyncio.gather(*futures, return_exceptions=True)
             for row, result in zip(wave, results, strict=True):
                 if isinstance(result, BaseException):
@@ -236,6 +242,7 @@ class Relay:
             await transaction.connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('outbox partitions'))"))
             day = utc_day(await transaction.now())
             await keep_partitions(transaction.connection, day, self._retention_days)
+            reach("relay.partitions_made")
             await purge(transaction.connection)
 
 

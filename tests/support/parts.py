@@ -50,6 +50,12 @@ class Databases:
         await self._create(name, template)
         return self._url(name)
 
+    async def empty(self) -> str:
+        """The SQLAlchemy URL of a new database in which nothing is."""
+        name = f"empty_{next(self.numbers)}"
+        await self._create(name)
+        return self._url(name)
+
     async def _create(self, name: str, template: str = "template1") -> None:
         connection = await asyncpg.connect(self.server.dsn("gongdan", PASSWORD, "postgres"))
         await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
@@ -88,8 +94,8 @@ class Broker:
 
 
 @asynccontextmanager
-async def running_broker(kind: str, folder: Path) -> AsyncIterator[Broker]:
-    """Start a broker with every topic of the first pack."""
+async def running_broker(kind: str, folder: Path, *, topics: bool = True) -> AsyncIterator[Broker]:
+    """Start a broker with every topic of the first pack; Apache Kafka also without them."""
     supervisor = Supervisor(folder, lambda line: None)
     port = free_port()
     if kind == "embedded":
@@ -104,7 +110,8 @@ async def running_broker(kind: str, folder: Path) -> AsyncIterator[Broker]:
     else:
         program = await asyncio.to_thread(kafka.prepare, folder / "kafka", port, PROJECT / ".cache")
         await supervisor.start(program)
-        await kafka_topics.prepare(f"127.0.0.1:{port}", PACK, 1, None)
+        if topics:
+            await kafka_topics.prepare(f"127.0.0.1:{port}", PACK, 1, None)
     try:
         yield Broker(kind, f"127.0.0.1:{port}", supervisor, program)
     finally:
