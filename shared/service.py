@@ -40,10 +40,28 @@ ROLES = ("api", "consumer", "relay", "jobs")
 CLOCK_SYNC_SECONDS = 10.0
 DATABASE_CHECK_SECONDS = 3.0
 BACKGROUND_POOL_SIZE = 2
+HEALTH_POOL_SIZE = 1
+HEALTH_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 30
 CONCURRENT_REQUESTS = 1000
 
 Job = Callable[[], Awaitable[None]]
+
+
+class RoleEnded(Exception):
+    """A role that should run for ever came to an end without an error of its own."""
+
+
+async def _for_ever(work: Job) -> None:
+    """Run a role; any end but our own cancelling is a failure. Libraries have let a cancelling of theirs leak out."""
+    try:
+        await work()
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise RoleEnded(f"{work.__qualname__} was cancelled from within") from None
+    raise RoleEnded(f"{work.__qualname__} came to its end")
 
 
 class Server(uvicorn.Server):
@@ -65,6 +83,8 @@ class Service:
         self.database = Database(url, outbox_table, pool_size=settings.database_pool_size)
         self.background = Database(url, outbox_table, pool_size=BACKGROUND_POOL_SIZE)
         self._relay_database = Database(url, outbox_table, pool_size=BACKGROUND_POOL_SIZE)
+        # Its own, so that a busy consumer cannot make readiness wait.
+        self._health_database = Database(url, outbox_table, pool_size=HEALTH_POOL_SIZE)
         self.leases = Leases(url)
         self.watch = LogWatch(settings.kafka_bootstrap_servers)
         self.relay = Relay(
@@ -79,6 +99,7 @@ class Service:
         self.consumer: Consumer[Any] | None = None
         self.checks: dict[str, Check] = {"database": self._check_database}
         self.warnings: list[Callable[[], list[str]]] = []
+        self._databases = (self.database, self.background, self._relay_database, self._health_database)
         self._jobs: list[Job] = []
         self._stuck = inbox.Stuck(0, 0, 0)
         self.warnings.append(self._warn_of_stuck)
@@ -128,7 +149,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         self.compose(roles)
-        background: list[Callable[[], Awaitable[None]]] = [self._sync_clock]
+        background: list[Callable[[], Awaitable[None]]] = [self._sync_clock, self._measure_health]
         if {"consumer", "relay", "api"} & set(roles):
             background.append(self.watch.run)
         if "relay" in roles:
@@ -142,12 +163,14 @@ class Service:
         try:
             await self._serve(server, background)
         finally:
-            for closing in (self.leases, self.database, self.background, self._relay_database):
+            for closing in (self.leases, *self._databases):
                 with contextlib.suppress(Exception):
                     await closing.close()
 
     async def _serve(self, server: Server | None, background: list[Callable[[], Awaitable[None]]]) -> None:
-        tasks: list[asyncio.Future[Any]] = [asyncio.ensure_future(work()) for work in background]
+        tasks: list[asyncio.Future[Any]] = [
+            asyncio.create_task(_for_ever(work), name=work.__qualname__) for work in background
+        ]
         serving = asyncio.ensure_future(server.serve()) if server is not None else None
         stopping: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
         watched: list[asyncio.Future[Any]] = [*tasks, stopping, *([serving] if serving else [])]
@@ -206,7 +229,7 @@ class Service:
                 await self._read_clock()
 
     async def _read_clock(self) -> None:
-        async with self.background.transaction() as transaction:
+        async with self._health_database.transaction() as transaction:
             self.clock.sync(await transaction.now())
 
     # ---- health --------------------------------------------------------------------------------------------------
@@ -228,6 +251,13 @@ class Service:
             summary="Metrics for Prometheus",
             response_class=PlainTextResponse,
         )
+
+    async def _measure_health(self) -> None:
+        """Show in the metrics what readiness says, so that alarms and probes never disagree."""
+        while True:
+            for part, check in self.checks.items():
+                metrics.part_ready.labels(part).set(1 if await check() is None else 0)
+            await asyncio.sleep(HEALTH_SECONDS)
 
     def _warn_of_stuck(self) -> list[str]:
         """Readiness warns of what only a person can set right; it does not make the service unready."""
@@ -251,7 +281,7 @@ class Service:
 
     async def _check_outbox(self) -> str | None:
         try:
-            figures = await self.background.read(lambda connection: outbox.backlog(connection, 100_000))
+            figures = await self._health_database.read(lambda connection: outbox.backlog(connection, 100_000))
         except Transient:
             return "unknown: the database does not answer"
         if figures.oldest_seconds > self.settings.ready_outbox_age_seconds:
@@ -262,13 +292,16 @@ class Service:
         consumer = self.consumer
         if consumer is None:
             return None
+        try:
+            self._stuck = await self._health_database.read(inbox.stuck)
+        except Transient:
+            return "unknown: the database does not answer"
+        metrics.parked_now.set(self._stuck.parked)
+        metrics.parked_long.set(self._stuck.parked_long)
+        metrics.dead_letters_open.set(self._stuck.dead)
+        metrics.consumer_stopped.set(0 if consumer.failure is None else 1)
         if consumer.failure is not None:
             return consumer.failure
         if consumer.lag > self.settings.ready_lag_limit:
             return f"{consumer.lag} records wait to be read"
-        try:
-            self._stuck = await self.background.read(inbox.stuck)
-            metrics.parked_now.set(self._stuck.parked)
-        except Transient:
-            return "unknown: the database does not answer"
         return None

@@ -160,13 +160,13 @@ class Jobs:
 
     async def check(self) -> str | None:
         """Readiness: why clocks may fire late."""
-        limit = self._settings.ready_sweep_seconds
-        if self._started and self.sweep_delay() > limit:
-            return f"the last sweep ended {self.sweep_delay():.0f} s ago"
         try:
             late = await self._overdue_seconds()
         except Transient:
             return "unknown: the database does not answer"
+        metrics.clock_overdue_seconds.set(late)
+        if self._started and self.sweep_delay() > self._settings.ready_sweep_seconds:
+            return f"the last sweep ended {self.sweep_delay():.0f} s ago"
         if late > self._settings.ready_overdue_seconds:
             return f"the earliest moment is {late:.0f} s late"
         return None
@@ -193,6 +193,8 @@ class Jobs:
                 async with self._database.transaction() as transaction:
                     await self._desk.book(transaction.connection)
                 through = self._desk.almanac.published_through
+                if through is not None:
+                    metrics.calendar_days.set((through - self._desk.today()).days)
                 if through != reckoned and self._leading:
                     await self._reckon_again()
                     reckoned = through

@@ -24,6 +24,7 @@ from shared.errors import Transient
 from shared.failpoints import reach
 from shared.ids import new_id
 from shared.subject import Subject
+from shared.telemetry import metrics
 from shared.telemetry.tracing import current_traceparent
 
 T = TypeVar("T")
@@ -198,6 +199,7 @@ class Database:
                     if transaction.publishes:
                         reach("outbox.written")
         except Exception as error:
+            _count(error)
             if is_transient(error):
                 raise Transient(f"database: {type(error).__name__}") from error
             raise
@@ -221,12 +223,18 @@ class Database:
             async with self.engine.connect() as connection:
                 return await work(connection)
         except Exception as error:
+            _count(error)
             if is_transient(error):
                 raise Transient(f"database: {type(error).__name__}") from error
             raise
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+def _count(error: BaseException) -> None:
+    if isinstance(error, DBAPIError) and (state := getattr(error.orig, "sqlstate", None)):
+        metrics.database_errors.labels(state).inc()
 
 
 def is_transient(error: BaseException) -> bool:

@@ -31,6 +31,7 @@ from shared.messaging.batch import Batch
 from shared.messaging.events import Record, decode
 from shared.messaging.inbox import Position
 from shared.messaging.log_watch import LogWatch
+from shared.messaging.patience import within
 from shared.messaging.projection import Projection, State
 from shared.telemetry import metrics
 from shared.telemetry.tracing import begin_trace
@@ -46,6 +47,8 @@ LAG_SECONDS = 5.0
 CAREFUL_FETCH_MS = 500
 BACKOFF_SECONDS = 0.5
 REQUEST_TIMEOUT_MS = 10_000
+ANSWER_SECONDS = 30.0
+STOP_SECONDS = 3.0
 DEAD_IN_A_ROW_LIMIT = 50
 STALL_SECONDS = 60.0
 # A replay asks for a little more than it must; versions drop what was seen.
@@ -157,7 +160,7 @@ class Consumer(Generic[State]):
         """Read these partitions from the beginning of what is there, and ask the publishers for what is not."""
         consumer = await self._connected()
         incarnation = await self._watch.known()
-        beginnings = await consumer.beginning_offsets(partitions)
+        beginnings = await within(ANSWER_SECONDS, consumer.beginning_offsets(partitions))
         since: dict[str, datetime | None] = {}
         for partition in partitions:
             at = self._positions.get(partition)
@@ -192,7 +195,8 @@ class Consumer(Generic[State]):
 
     async def _take_batch(self) -> None:
         consumer = await self._connected()
-        fetched = await consumer.getmany(timeout_ms=max(self._fetch_max_wait_ms, 200), max_records=MAX_RECORDS)
+        wait_ms = max(self._fetch_max_wait_ms, 200)
+        fetched = await within(ANSWER_SECONDS, consumer.getmany(timeout_ms=wait_ms, max_records=MAX_RECORDS))
         records = [Record.read(raw) for raws in fetched.values() for raw in raws]
         if not records:
             self._progress_at = time.monotonic() if self.lag == 0 else self._progress_at
@@ -309,7 +313,8 @@ class Consumer(Generic[State]):
             consumer.seek(partition, self._positions[partition].next_offset)
             for _ in range(MAX_RECORDS):
                 try:
-                    fetched = await consumer.getmany(partition, timeout_ms=CAREFUL_FETCH_MS, max_records=1)
+                    careful = consumer.getmany(partition, timeout_ms=CAREFUL_FETCH_MS, max_records=1)
+                    fetched = await within(ANSWER_SECONDS, careful)
                 except UnicodeDecodeError:
                     offset = await consumer.position(partition)
                     unreadable = Record(partition.topic, partition.partition, offset, None, (), None)
@@ -346,7 +351,7 @@ class Consumer(Generic[State]):
             return
         try:
             offsets = {partition: position.next_offset for partition, position in positions.items()}
-            await asyncio.wait_for(self._consumer.commit(offsets), LAG_SECONDS)
+            await within(LAG_SECONDS, self._consumer.commit(offsets))
         except (KafkaError, IllegalStateError, TimeoutError, OSError):
             log.debug("offsets not shown to Kafka this time")
 
@@ -364,7 +369,7 @@ class Consumer(Generic[State]):
                 request_timeout_ms=REQUEST_TIMEOUT_MS,
             )
             try:
-                await asyncio.wait_for(consumer.start(), REQUEST_TIMEOUT_MS / 1000)
+                await within(REQUEST_TIMEOUT_MS / 1000, consumer.start())
             except BaseException:
                 await _stop(consumer)
                 raise
@@ -380,6 +385,6 @@ class Consumer(Generic[State]):
 
 async def _stop(consumer: AIOKafkaConsumer) -> None:
     try:
-        await asyncio.wait_for(consumer.stop(), 3.0)
+        await within(STOP_SECONDS, consumer.stop())
     except (KafkaError, TimeoutError, OSError):
         log.info("a reader did not stop in time and was left behind")

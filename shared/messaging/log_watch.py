@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from shared.contracts.topics import INCARNATION
+from shared.messaging.patience import within
 from shared.telemetry import metrics
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class LogWatch:
         if self._consumer is None or not partitions:
             return {}
         try:
-            return dict(await asyncio.wait_for(self._consumer.end_offsets(partitions), ANSWER_SECONDS))
+            return dict(await within(ANSWER_SECONDS, self._consumer.end_offsets(partitions)))
         except (KafkaError, TimeoutError, OSError):
             return {}
 
@@ -77,10 +78,10 @@ class LogWatch:
                 request_timeout_ms=int(ANSWER_SECONDS * 1000),
             )
             self._consumer = consumer
-            await asyncio.wait_for(consumer.start(), ANSWER_SECONDS)
+            await within(ANSWER_SECONDS, consumer.start())
             consumer.assign([partition])
         self._consumer.seek(partition, 0)
-        record = await asyncio.wait_for(self._consumer.getone(partition), ANSWER_SECONDS)
+        record = await within(ANSWER_SECONDS, self._consumer.getone(partition))
         self._answered = time.monotonic()
         incarnation = (record.value or b"").decode(errors="replace")
         if incarnation != self.incarnation:
@@ -94,6 +95,6 @@ class LogWatch:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             try:
-                await asyncio.wait_for(consumer.stop(), ANSWER_SECONDS)
+                await within(ANSWER_SECONDS, consumer.stop())
             except (KafkaError, TimeoutError, OSError):
                 log.debug("a reader did not stop in time")

@@ -26,6 +26,7 @@ from shared.errors import Transient
 from shared.failpoints import reach
 from shared.messaging.inbox import headers_in
 from shared.messaging.outbox import backlog, keep_partitions, purge, utc_day
+from shared.messaging.patience import CancelledWithin, within
 from shared.telemetry import metrics
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ GATHER_SECONDS = 0.01
 BACKOFF_SECONDS = 1.0
 REQUEST_TIMEOUT_MS = 5_000
 WAVE_TIMEOUT_SECONDS = 15.0
+STOP_SECONDS = 3.0
 # The broker's own limit decides what is too large; ours only has to be above it.
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 HOUSEKEEPING_SECONDS = 5.0
@@ -151,7 +153,7 @@ class Relay:
                         # It will never pass; it holds back its own subject, and nobody else's.
                         log.error("too large for the broker", extra={"topic": row.topic, "event_id": row.event_id})
                     else:
-                        failure = result
+                        failure = CancelledWithin() if isinstance(result, asyncio.CancelledError) else result
                 else:
                     sent.append(row)
                     metrics.outbox_published.labels(row.topic).inc()
@@ -208,7 +210,7 @@ class Relay:
                 linger_ms=0,
             )
             try:
-                await asyncio.wait_for(producer.start(), WAVE_TIMEOUT_SECONDS)
+                await within(WAVE_TIMEOUT_SECONDS, producer.start())
             except BaseException:
                 await _stop(producer)
                 raise
@@ -248,6 +250,6 @@ class Relay:
 
 async def _stop(producer: AIOKafkaProducer) -> None:
     try:
-        await asyncio.wait_for(producer.stop(), 3.0)
+        await within(STOP_SECONDS, producer.stop())
     except (KafkaError, TimeoutError, OSError):
         log.info("a producer did not stop in time and was left behind")

@@ -20,7 +20,13 @@ events_applied = Counter("gongdan_events_applied_total", "Events applied", ["typ
 events_dropped = Counter("gongdan_events_dropped_total", "Events seen before", ["topic"])
 events_parked = Counter("gongdan_events_parked_total", "Events parked until an earlier one comes", ["topic"])
 events_dead = Counter("gongdan_events_dead_total", "Records put into the dead letters", ["topic"])
+part_ready = Gauge("gongdan_part_ready", "1 when this part of readiness is well, as /health/ready says it", ["part"])
 parked_now = Gauge("gongdan_parked_events", "Events parked now")
+parked_long = Gauge("gongdan_parked_long_events", "Events parked for over 10 minutes")
+dead_letters_open = Gauge("gongdan_dead_letters_open", "Dead letters that wait for a person")
+database_errors = Counter("gongdan_database_errors_total", "Errors of PostgreSQL by SQLSTATE", ["state"])
+calendar_days = Gauge("gongdan_calendar_days_left", "Days from today to the end of the published working calendar")
+consumer_stopped = Gauge("gongdan_consumer_stopped", "1 when reading stopped after too many bad records in a row")
 consumer_lag = Gauge("gongdan_consumer_lag", "Records not yet read", ["topic"])
 log_changes = Counter("gongdan_log_changes_total", "Times that the log was found to be another one")
 broker_reachable = Gauge("gongdan_broker_reachable", "1 when the broker answered lately")
@@ -30,4 +36,5 @@ clock_lateness_seconds = Histogram(
     "Real seconds from a due moment to its event",
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 60),
 )
+clock_overdue_seconds = Gauge("gongdan_clock_overdue_seconds", "How late the earliest open moment is, real seconds")
 sweep_delay_seconds = Gauge("gongdan_sweep_delay_seconds", "Real seconds since the last finished sweep")

@@ -5,6 +5,7 @@ happens twice, health says what is wrong, and it heals by itself.
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -87,6 +88,11 @@ def healed(stack: RunningStack) -> None:
     until(lambda: set(stack.ready().values()) == {200}, HEAL_SECONDS, pause=0.5)
 
 
+def died(stack: RunningStack, since: int) -> list[str]:
+    """The services that ended by themselves: they must wait an outage out."""
+    return re.findall(r"(intake|review|dispatch|sla): DIED", stack.said[since:])
+
+
 async def check_nothing_lost_nothing_twice(stack: RunningStack, driver: Driver) -> None:
     """Every accepted ticket exists once, was sent to its branch once, and three of them are brought to their end."""
     assert driver.accepted
@@ -129,6 +135,7 @@ async def test_a_killed_service_loses_nothing(stack: RunningStack, service: str)
 async def test_the_broker_away_for_30_seconds(stack: RunningStack) -> None:
     program = "deploy.local.broker" if stack.facts["kafka"]["kind"] == "embedded" else "kafka.Kafka"
     driver = Driver(stack)
+    before = len(stack.said)
     with driver.posting():
         await asyncio.sleep(1)
         accepted_before = len(driver.accepted)
@@ -136,12 +143,14 @@ async def test_the_broker_away_for_30_seconds(stack: RunningStack) -> None:
         accepted_meanwhile = len(driver.accepted) - accepted_before
     assert 503 in seen
     assert accepted_meanwhile > OUTAGE_SECONDS, "intake must not need the broker"
+    assert died(stack, before) == []
     healed(stack)
     await check_nothing_lost_nothing_twice(stack, driver)
 
 
 async def test_postgresql_away_for_30_seconds(stack: RunningStack) -> None:
     driver = Driver(stack)
+    before = len(stack.said)
     with driver.posting():
         await asyncio.sleep(1)
         seen = keep_down(stack, "pginstall18/bin/postgres", OUTAGE_SECONDS)
@@ -149,4 +158,5 @@ async def test_postgresql_away_for_30_seconds(stack: RunningStack) -> None:
         accepted = len(driver.accepted)
         healed(stack)
         until(lambda: len(driver.accepted) > accepted + 5)
+    assert died(stack, before) == []
     await check_nothing_lost_nothing_twice(stack, driver)
