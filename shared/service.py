@@ -22,10 +22,13 @@ from shared.database.engine import Database
 from shared.database.leases import Leases
 from shared.errors import Transient
 from shared.http import problems
-from shared.http.auth import allow
+from shared.http.auth import Door, allow
 from shared.http.health import Check, health_routes, metrics_route
-from shared.http.keys import KeyStore, Role
+from shared.http.key_store import KeyStore
+from shared.http.key_uses import KeyUses, keys_route
+from shared.http.keys import Role
 from shared.http.limits import Guard
+from shared.http.tokens import tokens_of
 from shared.messaging import inbox, outbox
 from shared.messaging.consumer import Consumer
 from shared.messaging.log_watch import LogWatch
@@ -118,7 +121,14 @@ class Service:
         )
         problems.install(self.app)
         self.app.add_middleware(Guard)
-        self.app.state.keys = KeyStore(settings.keys_file)
+        keys = KeyStore(settings.keys_file)
+        self.warnings.append(keys.warnings)
+        self._key_uses = KeyUses(self.background)
+        self._tokens = tokens_of(settings)
+        if self._tokens is not None:
+            self.warnings.append(self._tokens.keys.warnings)
+        self.app.state.door = Door(keys, self._tokens, self._key_uses.note)
+        self.routes(keys_route(keys, self._key_uses))
 
     # ---- composition ---------------------------------------------------------------------------------------------
 
@@ -158,6 +168,10 @@ class Service:
             background.append(self.consumer.run)
         if "jobs" in roles:
             background += self._jobs
+        if "api" in roles:
+            background.append(self._key_uses.run)
+            if self._tokens is not None:
+                background.append(self._tokens.keys.run)
         await self._first_sync()
         server = self._server() if "api" in roles else None
         try:

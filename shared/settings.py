@@ -8,10 +8,12 @@ import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.http.jwks import ALGORITHMS, must_be_safe
 
 FILE_SUFFIX = "_FILE"
 
@@ -39,6 +41,37 @@ class ServiceSettings(BaseSettings):
     outbox_backlog_limit: int = Field(default=200_000, description="unpublished events at which new work is refused")
     ready_lag_limit: int = Field(default=10_000, description="unread records at which readiness fails")
     ready_outbox_age_seconds: float = 30.0
+    oidc_issuer: str | None = Field(default=None, description="https URL of an OpenID Connect issuer; none: keys only")
+    oidc_audience: str | None = Field(default=None, description="the audience that tokens must name; with an issuer")
+    oidc_jwks_url: str | None = Field(default=None, description="where its keys are; none: by discovery at the issuer")
+    oidc_algorithms: str = Field(default="RS256,ES256,EdDSA", description="signatures taken; never symmetric ones")
+    oidc_role_claim: str = Field(default="gongdan_role", description="claim that holds the role")
+    oidc_scope_claim: str = Field(default="gongdan_scope", description="claim that holds the branch or the channel")
+    oidc_client_claim: str = Field(
+        default="sub", description="claim that retries are told apart by: sub, azp, client_id"
+    )
+
+    @property
+    def oidc_algorithm_set(self) -> frozenset[str]:
+        return frozenset(name.strip() for name in self.oidc_algorithms.split(","))
+
+    @field_validator("oidc_issuer", "oidc_jwks_url")
+    @classmethod
+    def _safe_url(cls, url: str | None) -> str | None:
+        return url if url is None else must_be_safe(url)
+
+    @field_validator("oidc_algorithms")
+    @classmethod
+    def _asymmetric_only(cls, names: str) -> str:
+        if unknown := {name.strip() for name in names.split(",")} - ALGORITHMS.keys():
+            raise ValueError(f"{', '.join(sorted(unknown))} not among {', '.join(ALGORITHMS)}")
+        return names
+
+    @model_validator(mode="after")
+    def _issuer_and_audience(self) -> Self:
+        if bool(self.oidc_issuer) != bool(self.oidc_audience):
+            raise ValueError("oidc_issuer and oidc_audience are set together or not at all")
+        return self
 
 
 def from_environment(model: type[S], environment: Mapping[str, str] | None = None) -> S:

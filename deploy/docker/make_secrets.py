@@ -2,10 +2,10 @@
 
     python -m deploy.docker.make_secrets
     python -m deploy.docker.make_secrets --add branch:jinan --name "Jinan night desk"
-    docker compose restart intake review dispatch sla      # a mounted secret is read anew at the start only
 
-API keys are printed once, when they are made; only their hashes are kept. The folder is closed to other users (0700);
-the files in it are readable, because a container reads them under another user id.
+API keys are printed once, when they are made; only their hashes are kept. Their file stands in a folder of its own,
+which the services mount, so that a changed key counts without a restart. The folder of all secrets is closed to other
+users (0700); what is in it is readable, because a container reads it under another user id.
 """
 
 import argparse
@@ -14,14 +14,15 @@ import secrets
 import sys
 from pathlib import Path
 
-from shared.http.keys import KeyRecord, Role, generate_key, load_records, save_records
+from shared.http.keys import KeyRecord, KeyRefused, Role, add_key, edited_records, generate_key, save_records
 from shared.policy.loader import load_pack
 
 SERVICES = ("intake", "review", "dispatch", "sla")
 FOLDER = Path(__file__).with_name("secrets")
-KEYS = "keys.json"
+KEYS = Path("keys") / "keys.json"
 DATABASE_HOST = "postgres:5432"
 READABLE = 0o444
+ENTERABLE = 0o755
 
 
 def random_key() -> str:
@@ -35,9 +36,14 @@ def database_url(service: str) -> str:
 
 
 def make_files(folder: Path) -> list[str]:
-    """Make the files that are missing, except the API keys; returns their names."""
+    """Make the folders, and the files that are missing except the API keys; returns the names of these files."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
+    (folder / KEYS).parent.mkdir(exist_ok=True)
+    (folder / KEYS).parent.chmod(ENTERABLE)
+    if (former := folder / KEYS.name).exists() and not (folder / KEYS).exists():
+        # The first version kept the file beside the others; its keys stay good.
+        former.replace(folder / KEYS)
     wanted = {
         "postgres_password": secrets.token_urlsafe(24),
         "data_key": random_key(),
@@ -63,37 +69,27 @@ def make_keys(folder: Path, branches: list[str]) -> dict[str, str]:
         owner = f"{role}:{scope}" if scope else str(role)
         made[owner], record = generate_key(role, owner, scope)
         records.append(record)
-    _save(folder, records)
+    save_records(folder / KEYS, records)
     return made
 
 
-def add_key(folder: Path, owner: str, name: str) -> str:
-    """Add a key for `<role>` or `<role>:<scope>`. Raises `ValueError`: no such role, or a branch without its id."""
-    role_name, _, scope = owner.partition(":")
-    role = Role(role_name)
-    if role is Role.branch and not scope:
-        raise ValueError("a branch key needs its branch: branch:<id>")
-    key, record = generate_key(role, name, scope or None)
-    _save(folder, [*load_records(folder / KEYS), record])
-    return key
-
-
-def _save(folder: Path, records: list[KeyRecord]) -> None:
-    save_records(folder / KEYS, records)
-    (folder / KEYS).chmod(READABLE)
+def add(folder: Path, owner: str, name: str) -> str:
+    """Add a key for `<role>` or `<role>:<scope>`. Raises `ValueError` for no such role, `KeyRefused` as `add_key`."""
+    role, _, scope = owner.partition(":")
+    with edited_records(folder / KEYS) as records:
+        return add_key(records, Role(role), name, scope or None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.docker.make_secrets", description="Make secret files.")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--pack", default="mobile_operator", help="policy pack whose branches get a key each")
-    parser.add_argument("--add", metavar="ROLE[:SCOPE]", help="add one API key; then restart the services")
+    parser.add_argument("--add", metavar="ROLE[:SCOPE]", help="add one API key")
     parser.add_argument("--name", help="whose key it is, for the list of keys")
     arguments = parser.parse_args()
     for name in make_files(arguments.folder):
         print(f"made {name}", file=sys.stderr)
     keys = make_keys(arguments.folder, [branch.id for branch in load_pack(arguments.pack).branches])
-    # Another tool that changed it (shared.http.keys) leaves it closed to the containers.
     (arguments.folder / KEYS).chmod(READABLE)
     if keys:
         print("API keys, shown once (Authorization: Bearer …):", file=sys.stderr)
@@ -101,8 +97,8 @@ def main() -> None:
         print(f"{owner:<20} {key}")
     if arguments.add:
         try:
-            print(add_key(arguments.folder, arguments.add, arguments.name or arguments.add))
-        except ValueError as error:
+            print(add(arguments.folder, arguments.add, arguments.name or arguments.add))
+        except (ValueError, KeyRefused) as error:
             parser.error(str(error))
 
 

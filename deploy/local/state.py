@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from shared.failpoints import reach
-from shared.http.keys import KeyRecord, Role, generate_key, load_records, save_records
+from shared.http.keys import KeyRecord, Role, edited_records, generate_key
 
 SERVICES = ("intake", "review", "dispatch", "sla")
 
@@ -87,13 +87,11 @@ def load_secrets(folder: Path, branches: Iterable[str]) -> Secrets:
 
 def _store_hashes(path: Path, known: Secrets) -> None:
     """Add the records of our keys that the file lacks; records that others added or revoked stay as they are."""
-    records = load_records(path)
-    present = {record.key_id for record in records}
     wanted = [_record(key, role, f"local {role}", None) for role, key in known.keys.items()]
     wanted += [_record(key, Role.branch, f"local {branch}", branch) for branch, key in known.branch_keys.items()]
-    missing = [record for record in wanted if record.key_id not in present]
-    if missing:
-        save_records(path, [*records, *missing])
+    with edited_records(path) as records:
+        present = {record.key_id for record in records}
+        records += [record for record in wanted if record.key_id not in present]
 
 
 def _record(key: str, role: Role, name: str, scope: str | None) -> KeyRecord:

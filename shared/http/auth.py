@@ -1,44 +1,93 @@
-"""Who is asking: API keys, roles, and the branch scope. Every route but `/health/*` depends on `allow(...)`."""
+"""Who gets in: API keys and tokens, roles, the branch scope. Every route but `/health/*` depends on `allow(...)`."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
 from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.security.base import SecurityBase
-from starlette.exceptions import HTTPException
 
 from shared.errors import Forbidden
-from shared.http.keys import KeyStore, Role
+from shared.http.key_store import KeyStore
+from shared.http.keys import Role
+from shared.http.principal import NotAuthenticated, Principal, Reason
+from shared.http.tokens import Tokens
+from shared.telemetry import metrics
+
+__all__ = ["Door", "Principal", "allow"]
+
+CREDENTIALS_LIMIT_BYTES = 8 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """The caller. `actor` is what timelines and events record."""
+class Door:
+    """The ways into one service: its API keys, and the tokens of an issuer where one is set.
 
-    key_id: str
-    role: Role
-    name: str
-    scope: str | None
+    `note` hears the id of each API key that was let in.
+    """
 
-    @property
-    def actor(self) -> str:
-        return f"{self.role}:{self.scope or self.name}"
+    def __init__(self, keys: KeyStore, tokens: Tokens | None, note: Callable[[str], None]) -> None:
+        self._keys = keys
+        self._tokens = tokens
+        self._note = note
+
+    async def principal(self, headers: Sequence[str]) -> Principal:
+        """The caller by its `Authorization` headers. Raises `NotAuthenticated`, which is counted by its reason.
+
+        Raises `Transient` when a token comes and the issuer's keys were never to be had.
+        """
+        try:
+            credentials = _credentials(headers)
+            if self._tokens is not None and not credentials.startswith("gd_"):
+                return await self._tokens.principal(credentials)
+            record = self._keys.find(credentials)
+            self._note(record.key_id)
+            return Principal(record.key_id, record.role, record.name, record.scope, record.client)
+        except NotAuthenticated as error:
+            metrics.authentication_failures.labels(error.reason).inc()
+            raise
+
+
+def _credentials(headers: Sequence[str]) -> str:
+    if not headers:
+        raise NotAuthenticated(Reason.missing)
+    if len(headers) > 1:
+        # Which one a proxy before us has looked at is not known.
+        raise NotAuthenticated(Reason.ambiguous)
+    scheme, _, credentials = headers[0].partition(" ")
+    if len(credentials) > CREDENTIALS_LIMIT_BYTES:
+        raise NotAuthenticated(Reason.too_long)
+    if scheme.lower() != "bearer":
+        raise NotAuthenticated(Reason.other_scheme)
+    return credentials
+
+
+class _TokenScheme(SecurityBase):
+    """Names the second way in to the documentation; `allow` does the work."""
+
+    def __init__(self) -> None:
+        self.model = HTTPBearerModel(
+            bearerFormat="JWT", description="An access token of the OpenID Connect issuer, where one is set"
+        )
+        self.scheme_name = "Token"
+
+    async def __call__(self) -> None:
+        return None
+
+
+_TOKEN_SCHEME = _TokenScheme()
 
 
 class allow(SecurityBase):
-    """A dependency that lets these roles in. 401 without a valid key, 403 with a key of another role."""
+    """A dependency that lets these roles in. 401 without a valid key or token, 403 with one of another role."""
 
     def __init__(self, *roles: Role) -> None:
         self.roles = frozenset(roles)
         self.model = HTTPBearerModel(description="An API key: `Authorization: Bearer gd_…`")
         self.scheme_name = "ApiKey"
 
-    async def __call__(self, request: Request) -> Principal:
-        scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
-        keys: KeyStore = request.app.state.keys
-        record = keys.find(credentials) if scheme.lower() == "bearer" else None
-        if record is None:
-            raise HTTPException(401, "a valid API key is needed", headers={"WWW-Authenticate": "Bearer"})
-        if record.role not in self.roles:
+    async def __call__(self, request: Request, _: Annotated[None, Depends(_TOKEN_SCHEME)]) -> Principal:
+        door: Door = request.app.state.door
+        principal = await door.principal(request.headers.getlist("authorization"))
+        if principal.role not in self.roles:
             raise Forbidden("role_not_allowed", f"this needs one of the roles: {', '.join(sorted(self.roles))}")
-        return Principal(record.key_id, record.role, record.name, record.scope)
+        return principal

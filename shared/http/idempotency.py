@@ -59,13 +59,13 @@ async def answer_once(
                 "INSERT INTO idempotency_keys (client, key, request_hash) VALUES (:client, :key, :hash)"
                 " ON CONFLICT DO NOTHING"
             ),
-            {"client": principal.key_id, "key": key, "hash": body_hash},
+            {"client": principal.client, "key": key, "hash": body_hash},
         )
         if claimed.rowcount == 0:
             row = (
                 await connection.execute(
                     text("SELECT request_hash, answer FROM idempotency_keys WHERE client = :client AND key = :key"),
-                    {"client": principal.key_id, "key": key},
+                    {"client": principal.client, "key": key},
                 )
             ).one()
             if bytes(row.request_hash) != body_hash:
@@ -75,7 +75,7 @@ async def answer_once(
         answer = (await work(transaction)).model_dump_json().encode()
         await connection.execute(
             text("UPDATE idempotency_keys SET status = 200, answer = :answer WHERE client = :client AND key = :key"),
-            {"client": principal.key_id, "key": key, "answer": answer},
+            {"client": principal.client, "key": key, "answer": answer},
         )
         return answer
 

@@ -28,10 +28,11 @@ def required_settings(service: str) -> list[str]:
     return [name for name, field in fields.items() if field.default is PydanticUndefined]
 
 
-def built(service: str, folder: Path) -> Service:
-    """The service with all its routes. The key file is empty, so nobody has a key."""
+def built(service: str, folder: Path, **more: Any) -> Service:
+    """The service with all its routes. Unless the folder has a key file, nobody has a key."""
     keys = folder / "keys.json"
-    keys.write_text("[]", encoding="utf-8")
+    if not keys.exists():
+        keys.write_text("[]", encoding="utf-8")
     key = base64.b64encode(bytes(32)).decode()
     values: dict[str, Any] = {
         "database_url": "postgresql+asyncpg://nobody:nothing@127.0.0.1:1/nowhere",
@@ -40,7 +41,7 @@ def built(service: str, folder: Path) -> Service:
         "data_key": key,
         "index_key": key,
     }
-    needed = {name: values[name] for name in required_settings(service)}
+    needed = {name: values[name] for name in required_settings(service)} | more
     built: Service = importlib.import_module(f"services.{service}.app").build(settings_model(service)(**needed))
     built.compose(ROLES)
     return built

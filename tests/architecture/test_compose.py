@@ -16,7 +16,8 @@ import yaml
 
 from deploy.docker import make_secrets
 from deploy.local import kafka
-from shared.http.keys import KeyStore, Role
+from shared.http.key_store import KeyStore
+from shared.http.keys import KeyRefused, Role, edited_records, generate_key, revoke_key, save_records
 from shared.policy import load_pack
 from shared.privacy import Vault
 from shared.settings import FILE_SUFFIX
@@ -25,6 +26,7 @@ from tests.architecture.services import PROJECT, SERVICES, built, prefix, requir
 COMPOSE = PROJECT / "docker-compose.yml"
 DOCKERFILE = PROJECT / "deploy" / "docker" / "Dockerfile"
 SECRET_MOUNT = "/run/secrets/"
+KEYS_MOUNT = "/run/keys"
 
 compose: dict[str, Any] = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
 containers: dict[str, Any] = compose["services"]
@@ -59,6 +61,17 @@ def test_every_mounted_secret_is_one_that_the_container_has(name: str, service: 
     used = {value.removeprefix(SECRET_MOUNT) for value in values if value.startswith(SECRET_MOUNT)}
     assert used == set(containers[name]["secrets"])
     assert used <= compose["secrets"].keys()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_key_file_is_in_a_mounted_folder_so_that_its_replacement_is_seen(service: str) -> None:
+    (mount,) = containers[service]["volumes"]
+    assert (mount["type"], mount["target"], mount["read_only"]) == ("bind", KEYS_MOUNT, True)
+    assert mount["bind"] == {"create_host_path": False}
+    file = containers[service]["environment"][f"{prefix(service)}KEYS_FILE"]
+    made = make_secrets.FOLDER.relative_to(PROJECT) / make_secrets.KEYS
+    assert Path(mount["source"]) == made.parent
+    assert Path(file) == Path(KEYS_MOUNT) / made.name
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -129,10 +142,9 @@ def test_no_secret_stands_in_the_file() -> None:
 
 def test_the_secret_files_are_those_that_the_script_makes(tmp_path: Path) -> None:
     make_secrets.make_files(tmp_path)
-    make_secrets.make_keys(tmp_path, ["jinan"])
     wanted = {Path(secret["file"]) for secret in compose["secrets"].values()}
     assert {path.parent for path in wanted} == {make_secrets.FOLDER.relative_to(PROJECT)}
-    assert {path.name for path in wanted} == {path.name for path in tmp_path.iterdir()}
+    assert {path.name for path in wanted} == {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert "*" in (make_secrets.FOLDER / ".gitignore").read_text(encoding="utf-8").splitlines()
 
 
@@ -141,26 +153,44 @@ def test_made_secrets_are_usable_and_stay_as_they_are(tmp_path: Path) -> None:
     branches = [branch.id for branch in load_pack("mobile_operator").branches]
     made = make_secrets.make_files(folder)
     keys = make_secrets.make_keys(folder, branches)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert make_secrets.make_files(folder) == []
     assert make_secrets.make_keys(folder, branches) == {}
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o444}
-    assert set(made) == before.keys() - {"keys.json"}
+    assert (folder / make_secrets.KEYS).parent.stat().st_mode & 0o777 == 0o755
+    assert {(folder / name).stat().st_mode & 0o777 for name in made} == {0o444}
+    assert set(made) == {path.name for path in before} - {make_secrets.KEYS.name}
 
     Vault((folder / "data_key").read_text().strip(), (folder / "index_key").read_text().strip())
-    store = KeyStore(folder / "keys.json")
+    store = KeyStore(folder / make_secrets.KEYS)
     found = {owner: store.find(key) for owner, key in keys.items()}
-    assert all(found.values())
-    assert {record.role for record in found.values() if record} == set(Role)
-    assert {record.scope for record in found.values() if record and record.role is Role.branch} == set(branches)
-    added = make_secrets.add_key(folder, "branch:jinan", "night desk")
-    night = KeyStore(folder / "keys.json").find(added)
-    assert night is not None
+    assert {record.role for record in found.values()} == set(Role)
+    assert {record.scope for record in found.values() if record.role is Role.branch} == set(branches)
+    added = make_secrets.add(folder, "branch:jinan", "night desk")
+    night = KeyStore(folder / make_secrets.KEYS).find(added)
     assert (night.scope, night.name) == ("jinan", "night desk")
-    with pytest.raises(ValueError, match="needs its branch"):
-        make_secrets.add_key(folder, "branch", "nobody")
+    with pytest.raises(KeyRefused, match="needs its branch"):
+        make_secrets.add(folder, "branch", "nobody")
+
+
+def test_a_changed_key_file_stays_readable_to_the_containers(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "deploy.docker.make_secrets", "--folder", str(tmp_path)]
+    subprocess.run(command, capture_output=True, check=True, cwd=PROJECT)
+    file = tmp_path / make_secrets.KEYS
+    assert file.stat().st_mode & 0o777 == 0o444
+    with edited_records(file) as records:
+        revoke_key(records, records[0].key_id)
+    assert file.stat().st_mode & 0o777 == 0o444
+
+
+def test_a_key_file_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
+    key, record = generate_key(Role.ops, "from before")
+    save_records(tmp_path / "keys.json", [record])
+    make_secrets.make_files(tmp_path)
+    assert make_secrets.make_keys(tmp_path, ["jinan"]) == {}
+    assert KeyStore(tmp_path / make_secrets.KEYS).find(key) == record
+    assert not (tmp_path / "keys.json").exists()
 
 
 def test_the_databases_are_those_of_the_urls() -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from services.review.tables import plumbing
 from shared.database.engine import Database
+from tests.support.issuer import Issuer, running_issuer
 from tests.support.messaging import Bench
 from tests.support.parts import Broker, Databases, must_have_kafka, running_broker, running_databases
 
@@ -55,3 +56,19 @@ async def producer(broker: Broker) -> AsyncIterator[AIOKafkaProducer]:
     await sender.start()
     yield sender
     await sender.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_issuer() -> Iterator[Issuer]:
+    with running_issuer() as running:
+        yield running
+
+
+@pytest.fixture
+def issuer(shared_issuer: Issuer) -> Iterator[Issuer]:
+    """The same server each time; what a test changes of it is put back."""
+    before = dict(shared_issuer.private), list(shared_issuer.documents)
+    shared_issuer.asked = 0
+    yield shared_issuer
+    shared_issuer.private, shared_issuer.documents = before
+    shared_issuer.status, shared_issuer.about, shared_issuer.delay_seconds = 200, {}, 0.0

@@ -18,7 +18,7 @@ from shared.settings import S
 
 @dataclass
 class App:
-    """The service, and one key a role; `branch` keys are made for Jinan and Qingdao."""
+    """The service, and one key a role; keys with a scope are made for Jinan, Qingdao and the channel `website`."""
 
     service: Service
     keys: dict[str, str]
@@ -38,6 +38,7 @@ async def running_app(
     for role, scope in [(role, None) for role in Role if role is not Role.branch] + [
         (Role.branch, "jinan"),
         (Role.branch, "qingdao"),
+        (Role.front_line, "website"),
     ]:
         key, record = generate_key(role, f"test {role}", scope)
         keys[scope or str(role)] = key

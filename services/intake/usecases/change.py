@@ -176,7 +176,11 @@ async def _locked(transaction: Transaction, reference: UUID | str, principal: Pr
     found = await repository.find(transaction.connection, reference)
     if found is None or not may_see(principal, found):
         raise NotFound("ticket_not_found", "no ticket of this number")
-    return await repository.lock(transaction.connection, found.ticket_id)
+    row = await repository.lock(transaction.connection, found.ticket_id)
+    if not may_see(principal, row):
+        # It went to another branch while we waited for the lock.
+        raise NotFound("ticket_not_found", "no ticket of this number")
+    return row
 
 
 def _name(desk: Desk, row: Any) -> str | None:

@@ -97,7 +97,7 @@ async def register_tickets(
 
 def _identities(registration: Registration) -> Iterator[tuple[str, str, str]]:
     if registration.idempotency_key is not None:
-        yield ("key", registration.principal.key_id, registration.idempotency_key)
+        yield ("key", registration.principal.client, registration.idempotency_key)
     if registration.request.external_id is not None:
         yield ("external", registration.request.channel, registration.request.external_id)
 
@@ -182,7 +182,7 @@ async def _claim_keys(connection: Any, drafts: dict[int, _Draft], results: list[
     The last check before the tickets are stored: a kept answer always speaks of a ticket that exists.
     """
     keyed = {
-        (draft.registration.principal.key_id, draft.registration.idempotency_key): index
+        (draft.registration.principal.client, draft.registration.idempotency_key): index
         for index, draft in drafts.items()
         if draft.registration.idempotency_key is not None
     }
