@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import uvicorn
@@ -25,7 +25,9 @@ from shared.http import problems
 from shared.http.auth import allow
 from shared.http.health import Check, health_routes, metrics_route
 from shared.http.keys import KeyStore, Role
-from shared.http.limits import Guard
+from shared.http.limits import Guard, Limits
+from shared.http.protocol import bounded
+from shared.http.rate import RateLimits
 from shared.messaging import inbox, outbox
 from shared.messaging.consumer import Consumer
 from shared.messaging.log_watch import LogWatch
@@ -41,7 +43,6 @@ CLOCK_SYNC_SECONDS = 10.0
 DATABASE_CHECK_SECONDS = 3.0
 BACKGROUND_POOL_SIZE = 2
 KEEP_ALIVE_SECONDS = 30
-CONCURRENT_REQUESTS = 1000
 
 Job = Callable[[], Awaitable[None]]
 
@@ -55,9 +56,20 @@ class Server(uvicorn.Server):
 
 
 class Service:
-    """The composition of one service. `run()` serves until a signal or a failed role."""
+    """The composition of one service. `run()` serves until a signal or a failed role.
 
-    def __init__(self, name: str, settings: ServiceSettings, outbox_table: Table, *, about: str) -> None:
+    `streamed` maps the paths that read their body as it comes to how many bytes it may have.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: ServiceSettings,
+        outbox_table: Table,
+        *,
+        about: str,
+        streamed: Mapping[str, int] | None = None,
+    ) -> None:
         self.name = name
         self.settings = settings
         self.clock = Clock(settings.time_scale, settings.time_origin)
@@ -96,7 +108,17 @@ class Service:
             },
         )
         problems.install(self.app)
-        self.app.add_middleware(Guard)
+        self.limits = Limits(
+            connections=settings.http_connection_limit,
+            requests=settings.http_request_limit,
+            header_seconds=settings.http_header_seconds,
+            body_idle_seconds=settings.http_body_idle_seconds,
+            body_seconds=settings.http_body_seconds,
+            unread_seconds=settings.http_unread_seconds,
+            streamed=streamed or {},
+        )
+        self.app.add_middleware(Guard, limits=self.limits)
+        self.app.state.rates = RateLimits(settings.rate_limit_per_second, settings.rate_limit_burst)
         self.app.state.keys = KeyStore(settings.keys_file)
 
     # ---- composition ---------------------------------------------------------------------------------------------
@@ -171,14 +193,14 @@ class Service:
                 host=self.settings.http_host,
                 port=self.settings.http_port,
                 loop="none",
-                http="httptools",
+                http=bounded(self.limits),
+                ws="none",
                 lifespan="off",
                 access_log=False,
                 log_config=None,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=int(self.settings.drain_seconds),
-                limit_concurrency=CONCURRENT_REQUESTS,
                 backlog=1024,
             )
         )

@@ -38,7 +38,9 @@ class allow(SecurityBase):
         keys: KeyStore = request.app.state.keys
         record = keys.find(credentials) if scheme.lower() == "bearer" else None
         if record is None:
+            request.app.state.rates.failed(request)
             raise HTTPException(401, "a valid API key is needed", headers={"WWW-Authenticate": "Bearer"})
+        request.app.state.rates.admit(request, record.key_id)
         if record.role not in self.roles:
             raise Forbidden("role_not_allowed", f"this needs one of the roles: {', '.join(sorted(self.roles))}")
         return Principal(record.key_id, record.role, record.name, record.scope)
