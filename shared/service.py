@@ -104,7 +104,8 @@ class Service:
             docs_url="/docs",
             redoc_url=None,
             responses={
-                code: {"model": problems.Problem, "content": {problems.MEDIA_TYPE: {}}} for code in (401, 403, 422, 503)
+                code: {"model": problems.Problem, "content": {problems.MEDIA_TYPE: {}}}
+                for code in (401, 403, 422, 429, 503)
             },
         )
         problems.install(self.app)

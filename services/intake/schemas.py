@@ -2,7 +2,6 @@
 
 import json
 from datetime import datetime
-from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -13,6 +12,7 @@ from shared.contracts.ticket import Element, TicketSnapshot
 from shared.http.fields import (
     STORABLE,
     Address,
+    Amount,
     Code,
     LongText,
     Moment,
@@ -83,7 +83,7 @@ class RegisterTicket(RequestModel):
     occurred_at: Moment | None = None
     place: PlaceIn | None = None
     elements: dict[Code, ElementValue] = Field(default_factory=dict, max_length=64)
-    amount: Decimal | None = Field(default=None, ge=0, max_digits=12, decimal_places=2)
+    amount: Amount | None = None
     agent: AgentIn | None = None
     call_serial: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9\-]+$")] | None = None
     flags: list[Code] = Field(default_factory=list, max_length=32)
@@ -114,7 +114,7 @@ class SupplementTicket(RequestModel):
     occurred_at: Moment | None = None
     place: PlaceIn | None = None
     elements: dict[Code, ElementValue] = Field(default_factory=dict, max_length=64)
-    amount: Decimal | None = Field(default=None, ge=0, max_digits=12, decimal_places=2)
+    amount: Amount | None = None
     call_serial: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9\-]+$")] | None = None
     flags: list[Code] | None = Field(default=None, max_length=32)
     note: ShortText | None = None

@@ -25,7 +25,7 @@ REFUSED_AT_ONCE = 100
 FRAMING_BYTES = 16 * 1024
 FRAMING_BYTES_PER_BODY_BYTE = 16
 # The pace at which a streamed body must come at least, on average.
-STREAMED_BYTES_PER_SECOND = 1024
+STREAMED_BYTES_PER_SECOND = 64
 
 
 class Phase(Enum):
@@ -139,7 +139,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(*_HEADERS_TOO_LARGE)
         elif phase is Phase.body and self._is_wasteful():
             self._refuse(400, "invalid_http", "too little body in too many bytes")
-        elif not self.leaving and self._timer is None:
+        elif not self.leaving:
             self._watch()
 
     def _begin(self) -> None:
