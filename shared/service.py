@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import uvicorn
@@ -27,7 +27,9 @@ from shared.http.health import Check, health_routes, metrics_route
 from shared.http.key_store import KeyStore
 from shared.http.key_uses import KeyUses, keys_route
 from shared.http.keys import Role
-from shared.http.limits import Guard
+from shared.http.limits import Guard, Limits
+from shared.http.protocol import bounded
+from shared.http.rate import RateLimits
 from shared.http.tokens import tokens_of
 from shared.messaging import inbox, outbox
 from shared.messaging.consumer import Consumer
@@ -46,7 +48,6 @@ BACKGROUND_POOL_SIZE = 2
 HEALTH_POOL_SIZE = 1
 HEALTH_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 30
-CONCURRENT_REQUESTS = 1000
 
 Job = Callable[[], Awaitable[None]]
 
@@ -76,9 +77,20 @@ class Server(uvicorn.Server):
 
 
 class Service:
-    """The composition of one service. `run()` serves until a signal or a failed role."""
+    """The composition of one service. `run()` serves until a signal or a failed role.
 
-    def __init__(self, name: str, settings: ServiceSettings, outbox_table: Table, *, about: str) -> None:
+    `streamed` maps the paths that read their body as it comes to how many bytes it may have.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: ServiceSettings,
+        outbox_table: Table,
+        *,
+        about: str,
+        streamed: Mapping[str, int] | None = None,
+    ) -> None:
         self.name = name
         self.settings = settings
         self.clock = Clock(settings.time_scale, settings.time_origin)
@@ -116,11 +128,22 @@ class Service:
             docs_url="/docs",
             redoc_url=None,
             responses={
-                code: {"model": problems.Problem, "content": {problems.MEDIA_TYPE: {}}} for code in (401, 403, 422, 503)
+                code: {"model": problems.Problem, "content": {problems.MEDIA_TYPE: {}}}
+                for code in (401, 403, 422, 429, 503)
             },
         )
         problems.install(self.app)
-        self.app.add_middleware(Guard)
+        self.limits = Limits(
+            connections=settings.http_connection_limit,
+            requests=settings.http_request_limit,
+            header_seconds=settings.http_header_seconds,
+            body_idle_seconds=settings.http_body_idle_seconds,
+            body_seconds=settings.http_body_seconds,
+            unread_seconds=settings.http_unread_seconds,
+            streamed=streamed or {},
+        )
+        self.app.add_middleware(Guard, limits=self.limits)
+        self.app.state.rates = RateLimits(settings.rate_limit_per_second, settings.rate_limit_burst)
         keys = KeyStore(settings.keys_file)
         self.warnings.append(keys.warnings)
         self._key_uses = KeyUses(self.background)
@@ -208,14 +231,14 @@ class Service:
                 host=self.settings.http_host,
                 port=self.settings.http_port,
                 loop="none",
-                http="httptools",
+                http=bounded(self.limits),
+                ws="none",
                 lifespan="off",
                 access_log=False,
                 log_config=None,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=int(self.settings.drain_seconds),
-                limit_concurrency=CONCURRENT_REQUESTS,
                 backlog=1024,
             )
         )

@@ -31,6 +31,14 @@ class ServiceSettings(BaseSettings):
     policy_pack: str = Field(default="mobile_operator", description="name of a folder in shared/policy/packs")
     http_host: str = "127.0.0.1"
     http_port: int
+    http_connection_limit: int = Field(default=1000, gt=0, description="open connections a process")
+    http_request_limit: int = Field(default=500, gt=0, description="requests in hand at once, a process")
+    http_header_seconds: float = Field(default=10.0, gt=0, description="for a request's headers to arrive")
+    http_body_idle_seconds: float = Field(default=15.0, gt=0, description="how long a body may stand still")
+    http_body_seconds: float = Field(default=30.0, gt=0, description="for a request's whole body to arrive")
+    http_unread_seconds: float = Field(default=30.0, gt=0, description="how long an answer may go unread")
+    rate_limit_per_second: float = Field(default=3000.0, ge=0, description="requests of one client; 0: no limit")
+    rate_limit_burst: int = Field(default=0, ge=0, description="requests of one client at once; 0: two seconds' worth")
     log_level: str = "INFO"
     time_scale: float = Field(default=1.0, gt=0, description="seconds of business time in one real second")
     time_origin: datetime | None = Field(default=None, description="moment at which scaled time began, with offset")

@@ -1,6 +1,7 @@
 """intake over HTTP: parse, one use case, answer."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -10,6 +11,8 @@ from starlette.responses import Response
 from services.intake import repository
 from services.intake.domain import TicketStatus
 from services.intake.schemas import (
+    IMPORT_ANSWER,
+    IMPORT_REQUEST,
     AnswerTicket,
     Contact,
     RegisterTicket,
@@ -23,6 +26,7 @@ from services.intake.schemas import (
     WithdrawTicket,
 )
 from services.intake.usecases import change, register
+from services.intake.usecases.bulk import Import
 from services.intake.usecases.desk import Desk, check_channel, links, may_see
 from services.intake.usecases.register import Registration
 from shared.contracts.ticket import TicketSnapshot
@@ -33,11 +37,16 @@ from shared.http.auth import Principal, allow
 from shared.http.fields import Moment, RequestModel
 from shared.http.idempotency import IdempotencyKey, answer_once, request_hash
 from shared.http.keys import Role
+from shared.http.ndjson import MEDIA_TYPES, StreamedAnswer
 from shared.http.paging import Cursor, Limit, cursor_out, read_cursor
-from shared.http.problems import Problem, unavailable
+from shared.http.problems import Problem, Refused, unavailable
 from shared.http.references import TicketReference, ticket_reference
 from shared.messaging.relay import Relay
 from shared.telemetry import metrics
+
+IMPORT_PATH = "/v1/tickets:batch"
+# Each holds what its client has not read yet (shared.http.ndjson).
+IMPORTS_AT_ONCE = 4
 
 FRONT = (Role.front_line, Role.supervisor)
 READERS = (Role.front_line, Role.reviewer, Role.branch, Role.callback, Role.supervisor, Role.ops)
@@ -65,6 +74,9 @@ def routes(
 ) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["tickets"])
 
+    def overloaded() -> bool:
+        return relay.waiting > backlog_limit
+
     @router.post(
         "/tickets",
         status_code=201,
@@ -82,12 +94,38 @@ def routes(
         comes again. 201 is sent only after the ticket is stored for good."""
         check_channel(principal, request.channel)
         register.check_known(desk, request)
-        if relay.waiting > backlog_limit:
+        if overloaded():
             return unavailable("too many events wait for the broker; try again later", "backlog_full")
         registration = Registration(request, principal, idempotency_key, request_hash(await http.body()))
         answer = await registrations.submit(registration)
         metrics.tickets_accepted.inc()
         return Response(answer, status_code=201, media_type="application/json")
+
+    importing = asyncio.Semaphore(IMPORTS_AT_ONCE)
+
+    @router.post(
+        IMPORT_PATH.removeprefix(router.prefix),
+        summary="Take many complaints in, a line each",
+        response_class=Response,
+        responses={200: IMPORT_ANSWER, 413: {"model": Problem}, 415: {"model": Problem}},
+        openapi_extra={"requestBody": IMPORT_REQUEST},
+    )
+    async def import_tickets(
+        http: Request,
+        principal: Annotated[Principal, Depends(allow(*FRONT))],
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        """Lines are answered one by one and in order; a bad one does not stop the others. With an `Idempotency-Key`,
+        or an `external_id` in each line, the whole import can be sent again after a cut: lines taken before get
+        their first answer. A `503` line is the end: send again from the first such line on. Read while you send."""
+        if http.headers.get("content-type", "").partition(";")[0].strip().lower() not in MEDIA_TYPES:
+            raise Refused(415, "unsupported_media_type", f"one of these is expected: {', '.join(MEDIA_TYPES)}")
+        if overloaded():
+            return unavailable("too many events wait for the broker; try again later", "backlog_full")
+        if importing.locked():
+            return unavailable(f"{IMPORTS_AT_ONCE} imports are running; try again later", "too_many_imports")
+        work = Import(desk, registrations, principal, idempotency_key, overloaded)
+        return StreamedAnswer(within(importing, work.answers(http.stream())))
 
     @router.get("/tickets", summary="Tickets, newest first", response_model=TicketPage)
     async def tickets(
@@ -221,6 +259,13 @@ def routes(
         return row
 
     return router
+
+
+async def within(places: asyncio.Semaphore, parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The parts, holding one of the places until they end."""
+    async with places:
+        async for part in parts:
+            yield part
 
 
 def _view(row: Any) -> TicketView:

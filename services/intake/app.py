@@ -13,7 +13,13 @@ from shared.service import Service
 
 
 def build(settings: Settings) -> Service:
-    service = Service("intake", settings, plumbing.outbox, about="Takes complaints in and shows what became of them")
+    service = Service(
+        "intake",
+        settings,
+        plumbing.outbox,
+        about="Takes complaints in and shows what became of them",
+        streamed={api.IMPORT_PATH: settings.import_body_limit_bytes},
+    )
     vault = Vault(settings.data_key.get_secret_value(), settings.index_key.get_secret_value())
     desk = Desk(load_pack(settings.policy_pack), vault, service.clock)
     registrations: GroupCommit[Registration, bytes] = GroupCommit(

@@ -1,7 +1,7 @@
 """Requests and answers of intake's API. Times need an offset; amounts are yuan; texts are bounded."""
 
+import json
 from datetime import datetime
-from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from shared.contracts.ticket import Element, TicketSnapshot
 from shared.http.fields import (
     STORABLE,
     Address,
+    Amount,
     Code,
     LongText,
     Moment,
@@ -20,6 +21,8 @@ from shared.http.fields import (
     ShortText,
     WholeNumber,
 )
+from shared.http.ndjson import MEDIA_TYPE, MEDIA_TYPES
+from shared.http.problems import FieldError
 
 Phone = Annotated[str, StringConstraints(pattern=r"^\+?[0-9][0-9 \-]{4,18}[0-9]$")]
 ElementValue = (
@@ -49,25 +52,24 @@ class AgentIn(RequestModel):
     centre: ShortText
 
 
+EXAMPLE: dict[str, Any] = {
+    "channel": "service_hall",
+    "kind": "complaint",
+    "category": "network.coverage.indoor",
+    "customer": {"phone": "13800000000", "tier": "ordinary", "brand": "easyown", "home_city": "jinan"},
+    "content": "家里信号差,打电话经常断线,希望尽快处理。",
+    "place": {"city": "jinan", "district": "历下区", "address": "泉城路附近"},
+    "elements": {"location": "泉城路附近", "since": "三天前"},
+}
+
+
 class RegisterTicket(RequestModel):
     """A complaint as the front line posts it."""
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "channel": "service_hall",
-                    "kind": "complaint",
-                    "category": "network.coverage.indoor",
-                    "customer": {"phone": "13800000000", "tier": "ordinary", "brand": "easyown", "home_city": "jinan"},
-                    "content": "家里信号差,打电话经常断线,希望尽快处理。",
-                    "place": {"city": "jinan", "district": "历下区", "address": "泉城路附近"},
-                    "elements": {"location": "泉城路附近", "since": "三天前"},
-                }
-            ]
-        },
+        json_schema_extra={"examples": [EXAMPLE]},
     )
 
     channel: Code
@@ -81,10 +83,26 @@ class RegisterTicket(RequestModel):
     occurred_at: Moment | None = None
     place: PlaceIn | None = None
     elements: dict[Code, ElementValue] = Field(default_factory=dict, max_length=64)
-    amount: Decimal | None = Field(default=None, ge=0, max_digits=12, decimal_places=2)
+    amount: Amount | None = None
     agent: AgentIn | None = None
     call_serial: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9\-]+$")] | None = None
     flags: list[Code] = Field(default_factory=list, max_length=32)
+
+
+IMPORT_REQUEST = {
+    "required": True,
+    "description": "One complaint a line, each as `POST /v1/tickets` takes it and of at most 256 KiB; 200,000 lines",
+    "content": {
+        media_type: {
+            "schema": {"type": "string", "maxLength": 64 * 1024 * 1024},
+            "example": "\n".join(
+                json.dumps(EXAMPLE | {"external_id": external_id}, ensure_ascii=False)
+                for external_id in ("OLD-1", "OLD-2")
+            ),
+        }
+        for media_type in MEDIA_TYPES
+    },
+}
 
 
 class SupplementTicket(RequestModel):
@@ -96,7 +114,7 @@ class SupplementTicket(RequestModel):
     occurred_at: Moment | None = None
     place: PlaceIn | None = None
     elements: dict[Code, ElementValue] = Field(default_factory=dict, max_length=64)
-    amount: Decimal | None = Field(default=None, ge=0, max_digits=12, decimal_places=2)
+    amount: Amount | None = None
     call_serial: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9\-]+$")] | None = None
     flags: list[Code] | None = Field(default=None, max_length=32)
     note: ShortText | None = None
@@ -131,6 +149,32 @@ class TicketAccepted(BaseModel):
     status: TicketStatus
     version: int
     links: Links
+
+
+class ImportedLine(BaseModel):
+    """The answer to one line: the ticket, or what was wrong. Blank lines count and get none."""
+
+    line: int
+    status: int
+    ticket_id: UUID | None = None
+    ticket_no: str | None = None
+    code: str | None = None
+    detail: str | None = None
+    errors: list[FieldError] = []
+
+
+_LINE_SCHEMA = ImportedLine.model_json_schema(ref_template="#/components/schemas/{model}")
+IMPORT_ANSWER: dict[str, Any] = {
+    "description": "One such object a line, in the order of the request, while it is still being sent",
+    "content": {
+        MEDIA_TYPE: {
+            "schema": {name: part for name, part in _LINE_SCHEMA.items() if name != "$defs"},
+            "example": '{"line":1,"status":201,"ticket_id":"019b0a51-7c80-7d35-9f11-3c2a8e64b7d0",'
+            '"ticket_no":"T20261122-0000012"}\n{"line":2,"status":422,"code":"unknown_value",'
+            '"detail":"/category: …","errors":[{"pointer":"/category","code":"unknown_value","detail":"…"}]}\n',
+        }
+    },
+}
 
 
 class TicketView(BaseModel):

@@ -10,5 +10,6 @@ class Settings(ServiceSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="INTAKE_")
 
     http_port: int = 8001
+    import_body_limit_bytes: int = Field(default=64 * 1024 * 1024, gt=0, description="of one import")
     data_key: SecretStr = Field(description="base64 of 32 bytes: encrypts personal data")
     index_key: SecretStr = Field(description="base64 of 32 bytes: makes the customer key")

@@ -36,6 +36,13 @@ class GroupCommit(Generic[Item, Answer]):
 
     async def submit(self, item: Item) -> Answer:
         """The item's answer, after its batch is committed. Goes on to its end when the caller goes away."""
+        return await asyncio.shield(self._put(item))
+
+    async def submit_all(self, items: Sequence[Item]) -> list[Answer | BaseException]:
+        """The answer of each item, or what it failed with, in order, as `submit` gives them."""
+        return await asyncio.shield(asyncio.gather(*map(self._put, items), return_exceptions=True))
+
+    def _put(self, item: Item) -> "asyncio.Future[Answer]":
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         if not self._busy:
@@ -43,7 +50,7 @@ class GroupCommit(Generic[Item, Answer]):
             task = asyncio.create_task(self._drain())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(future)
+        return future
 
     async def _drain(self) -> None:
         try:

@@ -11,6 +11,7 @@ from shared.errors import Forbidden
 from shared.http.key_store import KeyStore
 from shared.http.keys import Role
 from shared.http.principal import NotAuthenticated, Principal, Reason
+from shared.http.rate import RateLimits
 from shared.http.tokens import Tokens
 from shared.telemetry import metrics
 
@@ -87,7 +88,13 @@ class allow(SecurityBase):
 
     async def __call__(self, request: Request, _: Annotated[None, Depends(_TOKEN_SCHEME)]) -> Principal:
         door: Door = request.app.state.door
-        principal = await door.principal(request.headers.getlist("authorization"))
+        rates: RateLimits = request.app.state.rates
+        try:
+            principal = await door.principal(request.headers.getlist("authorization"))
+        except NotAuthenticated:
+            rates.failed(request)
+            raise
+        rates.admit(request, principal.client)
         if principal.role not in self.roles:
             raise Forbidden("role_not_allowed", f"this needs one of the roles: {', '.join(sorted(self.roles))}")
         return principal

@@ -1,14 +1,20 @@
-"""ASGI guards around every request: body size, trace context, metrics. Plain ASGI: nothing is buffered twice."""
+"""The door of a service: what it bears of clients, and the ASGI guard around every request.
 
+The guard (plain ASGI, nothing is buffered twice) holds what concerns whole requests: their number at once, size and
+depth of bodies, trace context, metrics. `shared.http.protocol` holds what concerns connections: time, headers, number.
+"""
+
+import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from prometheus_client import Counter, Histogram
-from starlette.exceptions import HTTPException
 
-from shared.http.problems import problem
+from shared.http.problems import Refused, problem, unavailable
+from shared.http.rate import STANDING
 from shared.telemetry import metrics
 from shared.telemetry.tracing import begin_trace
 
@@ -19,21 +25,53 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_LIMIT_BYTES = 256 * 1024
+JSON_DEPTH = 32
+
+# A string is stepped over as a whole, closed or not, so that the scan takes one step a token and never goes back.
+_TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
-class BodyTooLarge(HTTPException):
-    """The client sent more than the limit. An `HTTPException`, so that FastAPI passes it on while it reads a body."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one process bears. `streamed` maps the paths whose body is read as it comes to their limit in bytes."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(413, f"the body may have at most {limit} bytes", headers={"Connection": "close"})
+    connections: int = 1000
+    requests: int = 500
+    header_seconds: float = 10.0
+    body_idle_seconds: float = 15.0
+    body_seconds: float = 30.0
+    unread_seconds: float = 30.0
+    linger_seconds: float = 2.0
+    streamed: Mapping[str, int] = field(default_factory=dict)
+
+
+def too_deep(body: bytes) -> bool:
+    """Whether JSON nests deeper than `JSON_DEPTH`; what is no JSON is left to the parser."""
+    if body.count(b"[") + body.count(b"{") <= JSON_DEPTH:
+        return False
+    depth = 0
+    for match in _TOKENS.finditer(body):
+        token = body[match.start()]
+        if token in b"[{":
+            depth += 1
+            if depth > JSON_DEPTH:
+                return True
+        elif token in b"]}":
+            depth -= 1
+    return False
+
+
+def body_too_large(limit: int) -> Refused:
+    return Refused(413, "body_too_large", f"the body may have at most {limit} bytes", {"Connection": "close"})
 
 
 class Guard:
-    """Refuse bodies over the limit with 413 before they are read, carry the trace, count and time every answer."""
+    """Refuse what is too much before it is read, carry the trace, count and time every answer."""
 
-    def __init__(self, app: ASGIApp, limit_bytes: int = BODY_LIMIT_BYTES) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self._app = app
-        self._limit = limit_bytes
+        self._limits = limits
+        self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,36 +87,58 @@ class Guard:
         begin_trace(traceparent)
         status = 500
         begun = False
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                if received > self._limit:
-                    raise BodyTooLarge(self._limit)
-            return message
 
         async def noted(message: Message) -> None:
             nonlocal status, begun
             if message["type"] == "http.response.start":
                 begun = True
                 status = message["status"]
+                if (standing := scope.get(STANDING)) is not None:
+                    message["headers"] = [*message.get("headers", ()), *standing]
             await send(message)
 
+        self._running += 1
         try:
-            if declared is not None and declared.isdigit() and int(declared) > self._limit:
-                raise BodyTooLarge(self._limit)
-            await self._app(scope, counted, noted)
-        except BodyTooLarge as error:
-            if not begun:
-                answer = problem(413, "body_too_large", error.detail, headers=dict(error.headers or {}))
-                await answer(scope, receive, noted)
+            # A probe is let in, so that a busy process is not taken for a dead one.
+            if self._running > self._limits.requests and scope["path"] != "/health/live":
+                await unavailable("too many requests at once; try again", "overloaded")(scope, receive, noted)
+                return
+            try:
+                await self._app(scope, self._bounded(scope["path"], declared, receive), noted)
+            except Refused as error:
+                if not begun:
+                    answer = problem(error.status_code, error.code, error.detail, headers=dict(error.headers or {}))
+                    await answer(scope, receive, noted)
         finally:
+            self._running -= 1
             route = getattr(scope.get("route"), "path", "none")
             _counter(scope["method"], route, status).inc()
             _histogram(route).observe(time.perf_counter() - started)
+
+    def _bounded(self, path: str, declared: bytes | None, receive: Receive) -> Receive:
+        """`receive`, but for at most as many bytes as this path may take, and for JSON that is not too deep."""
+        streamed = self._limits.streamed.get(path)
+        limit = streamed or BODY_LIMIT_BYTES
+        if declared is not None and declared.isdigit() and int(declared) > limit:
+            raise body_too_large(limit)
+        received = 0
+        parts: list[bytes] = []
+
+        async def bounded() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                body = message.get("body", b"")
+                received += len(body)
+                if received > limit:
+                    raise body_too_large(limit)
+                if not streamed:
+                    parts.append(body)
+                    if not message.get("more_body", False) and too_deep(b"".join(parts)):
+                        raise Refused(422, "json_too_deep", f"JSON may nest at most {JSON_DEPTH} levels deep")
+            return message
+
+        return bounded
 
 
 @cache

@@ -27,10 +27,13 @@ TITLES = {
     403: "Forbidden",
     404: "Not found",
     405: "Method not allowed",
+    408: "Request timeout",
     409: "Conflict",
     413: "Too large",
     415: "Unsupported media type",
     422: "Invalid",
+    429: "Too many requests",
+    431: "Header fields too large",
     500: "Internal error",
     503: "Not available for now",
 }
@@ -42,7 +45,6 @@ HTTP_CODES = {
     401: "not_authenticated",
     404: "route_not_found",
     405: "method_not_allowed",
-    413: "body_too_large",
 }
 
 
@@ -65,6 +67,14 @@ class Problem(BaseModel):
     detail: str
     errors: list[FieldError] = []
     trace_id: str | None = None
+
+
+class Refused(HTTPException):
+    """A request refused by how it was sent. An `HTTPException`, so that FastAPI passes it on while it reads a body."""
+
+    def __init__(self, status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(status, detail, headers)
+        self.code = code
 
 
 class InvalidFields(DomainError):
@@ -119,33 +129,41 @@ def _within(node: Any, steps: Sequence[Any]) -> Iterator[Any]:
             node = node[step]
 
 
+def fields_of(error: DomainError) -> list[FieldError]:
+    """The fields that a refusal by the rules names."""
+    if isinstance(error, InvalidFields):
+        return error.errors
+    if error.pointer is not None:
+        return [FieldError(pointer=error.pointer, code=error.code, detail=error.detail)]
+    return []
+
+
+def invalid(errors: Sequence[Any], body: Any) -> tuple[int, str, str, list[FieldError]]:
+    """Status, code, detail and fields for what Pydantic found wrong with a body."""
+    found: dict[str, FieldError] = {}
+    for item in errors:
+        where = pointer(item["loc"], body)
+        found.setdefault(where, FieldError(pointer=where, code=item["type"], detail=item["msg"]))
+    fields = list(found.values())
+    if any(field.code == "json_invalid" for field in fields):
+        return 400, "invalid_json", "the body is not valid JSON in UTF-8", fields
+    return 422, "invalid_request", "; ".join(f"{f.pointer}: {f.detail}" for f in fields[:3]), fields
+
+
 def install(app: FastAPI) -> None:
     """Render every error of an app as a problem."""
 
     @app.exception_handler(DomainError)
     async def on_domain_error(_: Request, error: DomainError) -> Response:
-        if isinstance(error, InvalidFields):
-            fields = error.errors
-        elif error.pointer is not None:
-            fields = [FieldError(pointer=error.pointer, code=error.code, detail=error.detail)]
-        else:
-            fields = []
-        return problem(STATUS[error.kind], error.code, error.detail, fields)
+        return problem(STATUS[error.kind], error.code, error.detail, fields_of(error))
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_: Request, error: RequestValidationError) -> Response:
-        found: dict[str, FieldError] = {}
-        for item in error.errors():
-            where = pointer(item["loc"], error.body)
-            found.setdefault(where, FieldError(pointer=where, code=item["type"], detail=item["msg"]))
-        fields = list(found.values())
-        if any(field.code == "json_invalid" for field in fields):
-            return problem(400, "invalid_json", "the body is not valid JSON in UTF-8", fields)
-        return problem(422, "invalid_request", "; ".join(f"{f.pointer}: {f.detail}" for f in fields[:3]), fields)
+        return problem(*invalid(error.errors(), error.body))
 
     @app.exception_handler(HTTPException)
     async def on_http(_: Request, error: HTTPException) -> Response:
-        code = HTTP_CODES.get(error.status_code, "http_error")
+        code = error.code if isinstance(error, Refused) else HTTP_CODES.get(error.status_code, "http_error")
         return problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
 
     @app.exception_handler(Transient)

@@ -10,6 +10,7 @@ http_seconds = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
 authentication_failures = Counter("gongdan_authentication_failures_total", "Requests that were not let in", ["reason"])
+http_refused = Counter("gongdan_http_refused_total", "Connections refused or cut off, by reason", ["reason"])
 tickets_accepted = Counter("gongdan_tickets_accepted_total", "Tickets given a number")
 group_commit_size = Histogram(
     "gongdan_group_commit_size", "Requests committed together", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
