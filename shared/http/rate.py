@@ -55,10 +55,10 @@ class RateLimits:
     Answers carry `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-10).
     """
 
-    def __init__(self, per_second: float, burst: int = 0) -> None:
+    def __init__(self, per_second: float, burst: int = 0, failures_at_once: int = FAILURES_AT_ONCE) -> None:
         burst = burst or max(1, math.ceil(2 * per_second))
         self._clients = Buckets(per_second, burst) if per_second else None
-        self._failures = Buckets(FAILURES_PER_SECOND, FAILURES_AT_ONCE)
+        self._failures = Buckets(FAILURES_PER_SECOND, failures_at_once)
         window = max(1, math.ceil(burst / per_second)) if per_second else 0
         self._policy = (b"ratelimit-policy", b'"client";q=%d;w=%d' % (burst, window))
         self._next = max(1, math.ceil(1 / per_second)) if per_second else 0

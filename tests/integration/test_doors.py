@@ -25,6 +25,7 @@ from fastapi import FastAPI
 
 from shared.http.keys import Role, add_key, generate_key, revoke_key, save_records
 from shared.http.principal import Reason
+from shared.http.rate import RateLimits
 from shared.telemetry import metrics
 from tests.architecture.services import SERVICES, built
 from tests.support.issuer import AUDIENCE, Issuer, base64url, segment
@@ -77,6 +78,8 @@ def house(request: pytest.FixtureRequest, tmp_path: Path, issuer: Issuer) -> Hou
     save_records(tmp_path / "keys.json", records)
     # Port 1 refuses at once: whoever gets in is answered 503 by every route that reads.
     service = built(request.param, tmp_path, oidc_issuer=issuer.url, oidc_audience=AUDIENCE)
+    # So many refusals from one address would else become 429.
+    service.app.state.rates = RateLimits(0, failures_at_once=1_000_000)
     other, _ = generate_key(Role.supervisor, "of another service")
     return House(service.app, issuer, keys, revoked, expired, other)
 
