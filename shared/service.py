@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse
 from shared.clock import Clock
 from shared.database.engine import Database
 from shared.database.leases import Leases
+from shared.database.sealer import Sealer
 from shared.errors import Transient
 from shared.http import problems
 from shared.http.auth import allow
@@ -132,7 +133,7 @@ class Service:
         if {"consumer", "relay", "api"} & set(roles):
             background.append(self.watch.run)
         if "relay" in roles:
-            background.append(self._relay)
+            background += [self._relay, Sealer(self._relay_database, self.leases).run]
         if "consumer" in roles and self.consumer is not None:
             background.append(self.consumer.run)
         if "jobs" in roles:

@@ -120,8 +120,9 @@ def routes(
         cursor: Cursor = None,
         limit: Limit = 50,
     ) -> Response:
-        filters = {"customer_key": desk.vault.customer_key(request.phone)}
-        return await _page(principal, filters, read_cursor(cursor), limit)
+        customer_key = desk.vault.customer_key(request.phone)
+        await database.write(lambda transaction: change.note_search(transaction, principal, customer_key))
+        return await _page(principal, {"customer_key": customer_key}, read_cursor(cursor), limit)
 
     async def _page(principal: Principal, filters: dict[str, Any], before: UUID | None, limit: int) -> Response:
         wanted = {name: value for name, value in filters.items() if value is not None}

@@ -24,6 +24,8 @@ parked_now = Gauge("gongdan_parked_events", "Events parked now")
 consumer_lag = Gauge("gongdan_consumer_lag", "Records not yet read", ["topic"])
 log_changes = Counter("gongdan_log_changes_total", "Times that the log was found to be another one")
 broker_reachable = Gauge("gongdan_broker_reachable", "1 when the broker answered lately")
+audit_seals = Counter("gongdan_audit_seals_total", "Seals put on the audit trail")
+audit_unsealed_seconds = Gauge("gongdan_audit_unsealed_seconds", "Age of the oldest row of the audit trail not sealed")
 clocks_fired = Counter("gongdan_clocks_fired_total", "Clock moments fired", ["moment"])
 clock_lateness_seconds = Histogram(
     "gongdan_clock_lateness_seconds",

@@ -147,7 +147,13 @@ async def read_contact(
     await repository.add_timeline(
         transaction.connection, [entry(row.ticket_id, new_id(), now, "contact.read", principal.actor)]
     )
+    transaction.audit("contact.read", actor=principal.actor, subject=str(row.ticket_id))
     return row.ticket_no, Personal.model_validate_json(desk.vault.open(row.ticket_id, row.personal))
+
+
+async def note_search(transaction: Transaction, principal: Principal, customer_key: str) -> None:
+    """Write down that somebody looked for a customer by the phone."""
+    transaction.audit("customer.searched", actor=principal.actor, subject=customer_key)
 
 
 async def _end(
