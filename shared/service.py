@@ -29,6 +29,7 @@ from shared.http.keys import KeyStore, Role
 from shared.http.limits import Guard
 from shared.messaging import inbox, outbox
 from shared.messaging.consumer import Consumer
+from shared.messaging.erasure import Scrubber
 from shared.messaging.log_watch import LogWatch
 from shared.messaging.projection import Projection
 from shared.messaging.relay import Relay
@@ -134,6 +135,7 @@ class Service:
             background.append(self.watch.run)
         if "relay" in roles:
             background += [self._relay, Sealer(self._relay_database, self.leases).run]
+            background.append(Scrubber(self._relay_database, self.leases).run)
         if "consumer" in roles and self.consumer is not None:
             background.append(self.consumer.run)
         if "jobs" in roles:

@@ -78,7 +78,7 @@ async def give_back(desk: Desk, transaction: Transaction, principal: Principal, 
         desk.basis(*reason.cites),
         desk.clock.now(),
         reason.code,
-        missing=tuple(request.missing),
+        missing=tuple(mask(code) for code in request.missing),
         note=mask(request.note) if request.note else None,
     )
     return await _save(desk, transaction, review)

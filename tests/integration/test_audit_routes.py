@@ -84,8 +84,8 @@ async def intake(databases: Databases, folder: Path) -> AsyncIterator[Watched]:
         site = Site(app, Intake(), "tickets")
         customer = phone()
 
-        async def take() -> dict[str, Any]:
-            body = complaint(customer={"phone": customer})
+        async def take(number: str = customer) -> dict[str, Any]:
+            body = complaint(customer={"phone": number})
             taken: dict[str, Any] = (await watched.call("front_line", "POST", "/v1/tickets", body)).json()
             return taken
 
@@ -102,6 +102,11 @@ async def intake(databases: Databases, folder: Path) -> AsyncIterator[Watched]:
             await watched.call("front_line", "POST", "/v1/tickets/{no}/" + verb, request, no=ticket["ticket_no"])
         await watched.call("front_line", "POST", "/v1/tickets:search", {"phone": customer})
         await watched.call("callback", "GET", "/v1/tickets/{no}/contact", no=returned["ticket_no"])
+        leaving = phone()
+        gone = await take(leaving)
+        await watched.call("front_line", "POST", "/v1/tickets/{no}/withdraw", {"reason": "x"}, no=gone["ticket_no"])
+        request = {"phone": leaving, "reason": f"客户 {leaving} 要求删除"}
+        await watched.call("supervisor", "POST", "/v1/customers:erase", request)
         yield watched
 
 
