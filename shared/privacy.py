@@ -112,6 +112,8 @@ class Vault:
         self._index_key = _key(index_key)
         self.prefix = FORMAT + next(iter(self._ciphers))
         """How a text begins that was sealed with the first key."""
+        self.older_prefixes = [FORMAT_WITHOUT_KEY, *(FORMAT + name for name in list(self._ciphers)[1:])]
+        """How texts begin that may open, but were sealed otherwise."""
 
     def seal(self, ticket_id: UUID, clear: bytes) -> bytes:
         nonce = os.urandom(NONCE_BYTES)

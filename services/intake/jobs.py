@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Any
+from uuid import UUID
 
 from services.intake import repository
 from services.intake.usecases.desk import Desk
@@ -44,10 +44,10 @@ class Jobs:
 
     async def keep_once(self) -> None:
         await self._erase()
-        await self._count()
-        if self._waiting:
-            await self._reseal()
-            await self._count()
+        failed: list[UUID] = []
+        if await self._count(failed):
+            await self._reseal(failed)
+            await self._count(failed)
 
     async def _erase(self) -> None:
         if not self._retention_days:
@@ -60,28 +60,28 @@ class Jobs:
                 log.info("erased by age", extra={"count": erased})
                 await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _reseal(self) -> None:
-        after: Any = None
-        self._unreadable = 0
-        while True:
+    async def _reseal(self, failed: list[UUID]) -> None:
+        looked_at = BATCH
+        while looked_at == BATCH and len(failed) < BATCH:
             async with self._database.transaction() as transaction:
-                after, closed = await reseal(self._desk, transaction, after, BATCH)
-            self._unreadable += closed
-            if after is None:
-                return
+                looked_at = await reseal(self._desk, transaction, BATCH, failed)
             await asyncio.sleep(PAUSE_SECONDS)
 
-    async def _count(self) -> None:
-        prefix = self._desk.vault.prefix
-        self._waiting = await self._database.read(lambda connection: repository.sealed_otherwise(connection, prefix))
-        self._unreadable = min(self._unreadable, self._waiting)
-        metrics.personal_old_key_rows.set(self._waiting)
+    async def _count(self, failed: list[UUID]) -> int:
+        vault = self._desk.vault
+        others, known = await self._database.read(
+            lambda connection: repository.sealed_with_others(connection, vault.prefix, vault.older_prefixes)
+        )
+        self._unreadable = others - known + len(failed)
+        self._waiting = others - self._unreadable
+        metrics.personal_old_key_rows.set(others)
+        return others
 
     def warnings(self) -> list[str]:
         """Readiness warns: an old key may go only when nothing is sealed with it any more."""
         found = []
         if self._unreadable:
             found.append(f"{self._unreadable} tickets are sealed with a key that is not in INTAKE_DATA_KEY")
-        if self._waiting > self._unreadable:
-            found.append(f"{self._waiting - self._unreadable} tickets are still sealed with an old key")
+        if self._waiting:
+            found.append(f"{self._waiting} tickets are still sealed with an old key")
         return found

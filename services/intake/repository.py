@@ -18,6 +18,7 @@ TicketRow: TypeAlias = Any
 _SEALED_OTHERWISE = text(
     f"personal IS NOT NULL AND ({SEALED_WITH} < CAST(:prefix AS bytea) OR {SEALED_WITH} > CAST(:prefix AS bytea))"
 )
+_SEALED_WITH = text(f"personal IS NOT NULL AND {SEALED_WITH} = ANY(CAST(:prefixes AS bytea[]))")
 _ENDED = [str(status) for status in TERMINAL]
 
 
@@ -264,18 +265,17 @@ async def save_details(connection: AsyncConnection, rows: Sequence[Mapping[str, 
         )
 
 
-async def lock_sealed_otherwise(
-    connection: AsyncConnection, prefix: bytes, after: UUID | None, count: int
+async def lock_sealed_with(
+    connection: AsyncConnection, prefixes: Sequence[bytes], besides: Sequence[UUID], count: int
 ) -> list[TicketRow]:
-    """Some tickets whose personal data begins otherwise, in id order; those that somebody holds are left out."""
+    """Some tickets whose personal data begins with one of these; those that somebody holds are left out."""
     query = (
         select(tickets.c.ticket_id, tickets.c.personal)
-        .where(_SEALED_OTHERWISE, tickets.c.ticket_id > (after or UUID(int=0)))
-        .order_by(tickets.c.ticket_id)
+        .where(_SEALED_WITH, tickets.c.ticket_id.not_in(besides))
         .limit(count)
         .with_for_update(skip_locked=True)
     )
-    return list((await connection.execute(query, {"prefix": prefix})).all())
+    return list((await connection.execute(query, {"prefixes": prefixes})).all())
 
 
 async def save_personal(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -285,7 +285,9 @@ async def save_personal(connection: AsyncConnection, rows: Sequence[Mapping[str,
     )
 
 
-async def sealed_otherwise(connection: AsyncConnection, prefix: bytes) -> int:
-    """How many tickets' personal data begins otherwise."""
-    query = select(func.count()).select_from(tickets).where(_SEALED_OTHERWISE)
-    return int((await connection.execute(query, {"prefix": prefix})).scalar_one())
+async def sealed_with_others(connection: AsyncConnection, prefix: bytes, prefixes: Sequence[bytes]) -> tuple[int, int]:
+    """How many tickets' personal data begins otherwise than `prefix`, and how many of them with one of `prefixes`."""
+    count = select(func.count()).select_from(tickets)
+    all_others = await connection.execute(count.where(_SEALED_OTHERWISE), {"prefix": prefix})
+    known = await connection.execute(count.where(_SEALED_WITH), {"prefixes": prefixes})
+    return all_others.scalar_one(), known.scalar_one()

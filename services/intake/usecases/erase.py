@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Literal
+from uuid import UUID
 
 from services.intake import repository
 from services.intake.domain import TERMINAL, TicketStatus
@@ -61,23 +62,21 @@ async def erase_expired(desk: Desk, transaction: Transaction, days: int, count: 
     return len(rows)
 
 
-async def reseal(desk: Desk, transaction: Transaction, after: Any, count: int) -> tuple[Any, int]:
-    """Seal some rows anew that another key than the first one sealed: the last ticket looked at, None at the end, and
-    how many do not open."""
+async def reseal(desk: Desk, transaction: Transaction, count: int, failed: list[UUID]) -> int:
+    """Seal some tickets anew with the first key; how many were looked at. What does not open is added to `failed`."""
     vault = desk.vault
-    rows = await repository.lock_sealed_otherwise(transaction.connection, vault.prefix, after, count)
+    rows = await repository.lock_sealed_with(transaction.connection, vault.older_prefixes, failed, count)
     renewed: list[dict[str, Any]] = []
-    closed = 0
     for row in rows:
         try:
             clear = vault.open(row.ticket_id, bytes(row.personal))
         except ValueError:
-            closed += 1
-            continue
-        renewed.append({"id": row.ticket_id, "new_personal": vault.seal(row.ticket_id, clear)})
+            failed.append(row.ticket_id)
+        else:
+            renewed.append({"id": row.ticket_id, "new_personal": vault.seal(row.ticket_id, clear)})
     if renewed:
         await repository.save_personal(transaction.connection, renewed)
-    return (rows[-1].ticket_id if len(rows) == count else None), closed
+    return len(rows)
 
 
 def _masked(desk: Desk, rows: Iterable[Any], reason: str) -> str:
