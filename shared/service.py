@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse
 from shared.clock import Clock
 from shared.database.engine import Database
 from shared.database.leases import Leases
+from shared.database.sealer import Sealer
 from shared.errors import Transient
 from shared.http import problems
 from shared.http.auth import Door, allow
@@ -33,6 +34,7 @@ from shared.http.rate import RateLimits
 from shared.http.tokens import tokens_of
 from shared.messaging import inbox, outbox
 from shared.messaging.consumer import Consumer
+from shared.messaging.erasure import Scrubber
 from shared.messaging.log_watch import LogWatch
 from shared.messaging.projection import Projection
 from shared.messaging.relay import Relay
@@ -186,7 +188,8 @@ class Service:
         if {"consumer", "relay", "api"} & set(roles):
             background.append(self.watch.run)
         if "relay" in roles:
-            background.append(self._relay)
+            background += [self._relay, Sealer(self._relay_database, self.leases).run]
+            background.append(Scrubber(self._relay_database, self.leases).run)
         if "consumer" in roles and self.consumer is not None:
             background.append(self.consumer.run)
         if "jobs" in roles:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import and_, func, select, text
+from sqlalchemy import and_, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.dispatch.domain.order import IN_HAND, OrderStatus, WorkOrder
@@ -115,6 +115,13 @@ def _values(order: WorkOrder, now: datetime) -> dict[str, Any]:
         "closed_at": order.closed_at,
         "updated_at": now,
     }
+
+
+async def erase_notes(connection: AsyncConnection, ticket_ids: Sequence[UUID]) -> None:
+    """Take away what callback staff wrote about these tickets."""
+    await connection.execute(
+        update(callbacks).where(callbacks.c.ticket_id == text("ANY(:ids)")).values(note=None), {"ids": ticket_ids}
+    )
 
 
 async def page(

@@ -20,6 +20,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 
 from shared.contracts.control import ReplayRequested
+from shared.contracts.intake import TicketErased
 from shared.contracts.topics import BRANCH_REPLIES, CONTROL, INCARNATION, consumed_topics, producers_of, topic_file
 from shared.database.engine import Database, Transaction
 from shared.database.leases import Leases
@@ -87,7 +88,7 @@ class Consumer(Generic[State]):
             if topic.name in self._topics
             for number in range(topic.partitions)
         }
-        self._wanted = projection.types | {ReplayRequested.TYPE}
+        self._wanted = projection.types | {ReplayRequested.TYPE, TicketErased.TYPE}
         self._consumer: AIOKafkaConsumer | None = None
         self._positions: dict[TopicPartition, Position] = {}
         self._dead_in_a_row = 0

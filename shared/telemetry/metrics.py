@@ -32,6 +32,9 @@ consumer_stopped = Gauge("gongdan_consumer_stopped", "1 when reading stopped aft
 consumer_lag = Gauge("gongdan_consumer_lag", "Records not yet read", ["topic"])
 log_changes = Counter("gongdan_log_changes_total", "Times that the log was found to be another one")
 broker_reachable = Gauge("gongdan_broker_reachable", "1 when the broker answered lately")
+audit_seals = Counter("gongdan_audit_seals_total", "Seals put on the audit trail")
+audit_unsealed_seconds = Gauge("gongdan_audit_unsealed_seconds", "Age of the oldest row of the audit trail not sealed")
+personal_old_key_rows = Gauge("gongdan_personal_old_key_rows", "Tickets whose personal data an old key sealed")
 clocks_fired = Counter("gongdan_clocks_fired_total", "Clock moments fired", ["moment"])
 clock_lateness_seconds = Histogram(
     "gongdan_clock_lateness_seconds",
