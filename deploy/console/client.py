@@ -45,6 +45,13 @@ class Target:
             raise Refused(f"{service}: {_problem(answer)}")
         return answer.json()
 
+    def try_call(self, service: str, path: str) -> Any:
+        """As `call` with GET, but what was refused comes back as its text."""
+        try:
+            return self.call(service, "GET", path)
+        except Refused as error:
+            return str(error)
+
     def readiness(self, service: str) -> dict[str, Any]:
         """What `/health/ready` says, ready or not."""
         answer = self._send(service, "GET", "/health/ready")

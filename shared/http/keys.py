@@ -97,6 +97,10 @@ class KeyStore:
         digest = hashlib.sha256(key.encode()).hexdigest()
         return record if hmac.compare_digest(digest, record.sha256) else None
 
+    def records(self) -> list[KeyRecord]:
+        """Every key of the file, revoked ones too, as last read."""
+        return list(self._by_id.values())
+
     def _reload(self) -> None:
         self._checked = time.monotonic()
         stamp = self._path.stat().st_mtime_ns

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import AfterValidator, BaseModel, Field
 from sqlalchemy import Table, select
 
@@ -27,7 +27,7 @@ from shared.messaging.log_watch import LogWatch
 from shared.messaging.outbox import Selection
 from shared.messaging.tables import DeadLetterState
 from shared.operations import figures, letters, settling
-from shared.operations.figures import ParkedEvent, PausedTopic, Standing, Summary
+from shared.operations.figures import KeyUse, ParkedEvent, PausedTopic, Standing, Summary
 from shared.operations.letters import DeadLetter, RawDeadLetter, ShownDeadLetter
 from shared.operations.settling import Settled
 from shared.privacy import mask
@@ -66,6 +66,10 @@ class ParkedEvents(BaseModel):
 
 class Standings(BaseModel):
     positions: list[Standing]
+
+
+class KeyUses(BaseModel):
+    keys: list[KeyUse]
 
 
 class Redrive(RequestModel):
@@ -175,6 +179,11 @@ def _looking(router: APIRouter, operated: Operated) -> None:
     @router.get("/dead-letters/{number}/raw", summary="One dead letter, byte by byte; audited", responses=NOT_FOUND)
     async def raw_dead_letter(principal: Operator, number: LetterId) -> RawDeadLetter:
         return await database.write(lambda transaction: letters.raw(transaction, number, principal.actor))
+
+    @router.get("/keys", summary="When each API key was last used here")
+    async def keys(http: Request, _: Looker) -> KeyUses:
+        records = http.app.state.keys.records()
+        return KeyUses(keys=await database.read(lambda connection: figures.key_uses(connection, records)))
 
 
 def _settling(router: APIRouter, operated: Operated) -> None:

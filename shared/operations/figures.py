@@ -1,5 +1,6 @@
 """What stands where in one service: parked events, positions and lag, pauses, and a summary. Reads only."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -9,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.database.engine import Database
+from shared.http.keys import KeyRecord
 from shared.messaging import inbox, outbox, pauses
 from shared.messaging.log_watch import LogWatch
 
@@ -78,6 +80,34 @@ class Summary(BaseModel):
     paused: list[PausedTopic]
     broker_reachable: bool
     incarnation: str | None
+
+
+class KeyUse(BaseModel):
+    """An API key, without its secret, and when this service last let it in (None: not noted)."""
+
+    key_id: str
+    role: str
+    scope: str | None
+    name: str
+    revoked: bool
+    last_used_at: datetime | None
+
+
+async def key_uses(connection: AsyncConnection, records: Iterable[KeyRecord]) -> list[KeyUse]:
+    """Every key of the file, in its order."""
+    rows = await connection.execute(text("SELECT key_id, last_used_at FROM key_uses"))
+    used = {row.key_id: row.last_used_at for row in rows}
+    return [
+        KeyUse(
+            key_id=record.key_id,
+            role=record.role,
+            scope=record.scope,
+            name=record.name,
+            revoked=record.revoked_at is not None,
+            last_used_at=used.get(record.key_id),
+        )
+        for record in records
+    ]
 
 
 async def parked(connection: AsyncConnection, subject: Any, limit: int) -> list[ParkedEvent]:
