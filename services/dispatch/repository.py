@@ -14,9 +14,11 @@ from shared.contracts.dispatch import Label, Reply
 from shared.contracts.ticket import TicketSnapshot
 from shared.database.columns import Json
 from shared.database.rows import RowWriter
-from shared.messaging.outbox import REPLAY_TIMEOUT
 
 OrderRow: TypeAlias = Any
+
+# Over a week of events an update takes longer than any statement on a request's way may.
+REPLAY_TIMEOUT = "10min"
 
 
 def to_order(row: OrderRow) -> WorkOrder:

@@ -372,7 +372,8 @@ async def test_a_request_for_replay_is_answered_again_after_a_crash_in_the_middl
     async with bench.running(consume=False, relay=False):
         await publish(bench, new_id(), 25)
         await all_published(bench)
-    whole, broken = outbox.replay, []
+    whole = outbox.replay
+    broken: list[outbox.Chunk] = []
 
     async def breaks_once(*given: Any, **more: Any) -> AsyncIterator[outbox.Chunk]:
         async for chunk in whole(*given, **more):
