@@ -13,8 +13,8 @@ from services.dispatch.tables import callbacks, work_orders
 from shared.contracts.dispatch import Label, Reply
 from shared.contracts.ticket import TicketSnapshot
 from shared.database.columns import Json
+from shared.database.engine import LONG_STATEMENT
 from shared.database.rows import RowWriter
-from shared.messaging.outbox import REPLAY_TIMEOUT
 
 OrderRow: TypeAlias = Any
 
@@ -155,7 +155,7 @@ async def waiting_for_callback(connection: AsyncConnection, limit: int) -> tuple
 
 async def publish_open_orders_again(connection: AsyncConnection) -> None:
     """The branches' topics are empty again: what they were told about orders still in their hands goes out anew."""
-    await connection.execute(text(f"SET LOCAL statement_timeout = '{REPLAY_TIMEOUT}'"))
+    await connection.execute(text(f"SET LOCAL statement_timeout = '{LONG_STATEMENT}'"))
     await connection.execute(
         text(
             "UPDATE outbox SET published_at = NULL FROM work_orders"

@@ -11,7 +11,6 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.contracts.control import ReplayRequested
 from shared.contracts.erasure import blank
 from shared.contracts.intake import TicketErased
 from shared.errors import DomainError, NotYet, Poison
@@ -33,7 +32,8 @@ class Batch(Generic[State]):
     parked: dict[Stream, dict[int, Record]]
     seen: set[UUID]
     erased: set[UUID]
-    replays: list[ReplayRequested] = field(default_factory=list)
+    applied: int = 0
+    released: int = 0
     dead: list[tuple[Record, str]] = field(default_factory=list)
     _changed: dict[Stream, int] = field(default_factory=dict)
     _to_park: dict[tuple[Stream, int], tuple[Record, str]] = field(default_factory=dict)
@@ -83,6 +83,7 @@ class Batch(Generic[State]):
             self.projection.apply(state, event)
             self.seen.add(event.envelope.event_id)
             self._commands.append(event.envelope.event_id)
+            self.applied += 1
             metrics.events_applied.labels(event.type).inc()
             return
         stream = (event.publisher, event.subject)
@@ -99,9 +100,7 @@ class Batch(Generic[State]):
         if event.subject in self.erased and event.data is not None:
             event = replace(event, data=blank(event.data))
         try:
-            if event.type == ReplayRequested.TYPE:
-                self.replays.append(event.data)
-            elif event.type in self.projection.types:
+            if event.type in self.projection.types:
                 self.projection.apply(state, event)
             if event.type == TicketErased.TYPE:
                 self.erased.add(event.subject)
@@ -110,6 +109,7 @@ class Batch(Generic[State]):
             self._park(stream, version, event.record, str(error))
             return False
         self.versions[stream] = self._changed[stream] = version
+        self.applied += 1
         metrics.events_applied.labels(event.type).inc()
         return True
 
@@ -133,7 +133,22 @@ class Batch(Generic[State]):
                     continue
                 if applied:
                     self._unpark(stream, version)
+                    self.released += 1
                     moved = True
+
+    def pass_over(self, state: State, event: Event) -> None:
+        """Count an event as seen without applying it, and apply what waited for it."""
+        stream = (event.publisher, event.subject)
+        self.versions[stream] = self._changed[stream] = event.version or 0
+        self._release(state, event.subject)
+
+    def waits_for(self, event: Event) -> str | None:
+        """Why this event was parked, or None where it was not."""
+        stream, version = (event.publisher, event.subject), event.version or 0
+        if version not in self.parked.get(stream, {}):
+            return None
+        _, reason = self._to_park.get((stream, version), (None, None))
+        return reason or f"waits for version {self.versions.get(stream, 0) + 1}"
 
     def _park(self, stream: Stream, version: int, record: Record, reason: str) -> None:
         if version not in self.parked.setdefault(stream, {}):

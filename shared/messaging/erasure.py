@@ -18,11 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.contracts.erasure import without_texts
 from shared.contracts.registry import MODELS
-from shared.database.engine import Database
+from shared.database.engine import LONG_STATEMENT, Database
 from shared.database.leases import Leases
 from shared.errors import Transient
 from shared.messaging.inbox import headers_in, headers_out
-from shared.messaging.outbox import REPLAY_TIMEOUT
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +98,7 @@ class Scrubber:
             ids = list((await connection.execute(_UNSCRUBBED, {"count": SUBJECTS_A_PASS})).scalars())
             if not ids:
                 return 0
-            await connection.execute(text(f"SET LOCAL statement_timeout = '{REPLAY_TIMEOUT}'"))
+            await connection.execute(text(f"SET LOCAL statement_timeout = '{LONG_STATEMENT}'"))
             await _scrub_outbox(connection, ids)
             await _scrub_waiting(connection, ids)
             await connection.execute(_FORGET_ANSWERS, {"keys": [str(each).encode() for each in ids]})
