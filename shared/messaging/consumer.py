@@ -28,6 +28,7 @@ from shared.failpoints import reach
 from shared.ids import new_id
 from shared.messaging import dead_letters, inbox, outbox
 from shared.messaging.batch import Batch
+from shared.messaging.broker import BrokerAddress
 from shared.messaging.events import Record, decode
 from shared.messaging.inbox import Position
 from shared.messaging.log_watch import LogWatch
@@ -66,7 +67,7 @@ class Consumer(Generic[State]):
         database: Database,
         leases: Leases,
         watch: LogWatch,
-        bootstrap_servers: str,
+        broker: BrokerAddress,
         *,
         fetch_max_wait_ms: int,
     ) -> None:
@@ -75,7 +76,8 @@ class Consumer(Generic[State]):
         self._database = database
         self._leases = leases
         self._watch = watch
-        self._bootstrap = bootstrap_servers
+        self._broker = broker
+        self._password: str | None = None
         self._fetch_max_wait_ms = fetch_max_wait_ms
         self._topics = [topic for topic in consumed_topics(service) if topic != INCARNATION]
         self._partitions = {
@@ -131,6 +133,9 @@ class Consumer(Generic[State]):
     async def _take_share(self) -> None:
         """Agree with the other processes who reads what, and notice another log."""
         incarnation = await self._watch.known()
+        if self._consumer is not None and self._broker.current_password() != self._password:
+            # Its connections would last, but a new one of this client would be refused, and getmany() says nothing.
+            await self._discard()
         mine = {self._partitions[name] for name in await self._leases.share("consumer", self._partitions)}
         if mine != set(self._positions) or self._consumer is None:
             await self._assign(mine, incarnation)
@@ -354,8 +359,10 @@ class Consumer(Generic[State]):
 
     async def _connected(self) -> AIOKafkaConsumer:
         if self._consumer is None:
+            options = self._broker.options()
+            self._password = options.get("sasl_plain_password")
             consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._bootstrap,
+                **options,
                 group_id=f"gongdan.{self._service}",
                 enable_auto_commit=False,
                 auto_offset_reset="none",
