@@ -4,12 +4,15 @@ What must stay true: with `Security` there is no way in without a user name and 
 that `deploy.kafka.access` does not list, but the super user.
 """
 
+import base64
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 
 from deploy.kafka.access import ADMIN
+from shared.messaging.broker import MECHANISM
 
 FOLDER = Path(__file__).parent
 SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
@@ -73,6 +76,20 @@ def format_arguments(identity: str, config: str, security: Security | None) -> s
     if security is not None:
         words += ["--add-scram", f"SCRAM-SHA-512=[name={ADMIN},password={security.admin_password}]"]
     return "\n".join(words) + "\n"
+
+
+def client_properties(security: Security) -> str:
+    """For Kafka's own command-line tools as the super user."""
+    login = f'{SCRAM} required username="{ADMIN}" password="{security.admin_password}";'
+    lines = ["security.protocol=SASL_SSL", f"sasl.mechanism={MECHANISM}", f"sasl.jaas.config={login}"]
+    return "\n".join([*lines, "ssl.truststore.type=PEM", f"ssl.truststore.location={security.authority}"]) + "\n"
+
+
+def cluster_id() -> str:
+    """A random id in Kafka's form: 16 bytes as URL-safe base64 without padding, not beginning with a dash."""
+    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return text
 
 
 def _template(name: str) -> Template:

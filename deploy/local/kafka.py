@@ -7,7 +7,6 @@ in the folder given; it keeps its cluster id, so a second run continues with the
 """
 
 import asyncio
-import base64
 import hashlib
 import os
 import re
@@ -15,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import uuid
 from pathlib import Path
 
 from aiokafka.client import AIOKafkaClient
@@ -23,7 +21,7 @@ from aiokafka.errors import KafkaError
 
 from deploy.kafka.access import ADMIN
 from deploy.kafka.certificates import AUTHORITY, SERVER, make_certificates
-from deploy.kafka.server import Listener, Security, format_arguments
+from deploy.kafka.server import Listener, Security, cluster_id, format_arguments
 from deploy.kafka.server import properties as server_properties
 from deploy.local.supervisor import PROJECT, Program, StartFailed, port_open
 from shared.messaging.broker import BrokerAddress
@@ -126,7 +124,7 @@ def prepare(data: Path, port: int, cache: Path, admin_password: str | None = Non
     _write_private(properties, server_properties([listener], port + 1, str(data / "log"), security))
     identity = data / "cluster.id"
     if not identity.exists():
-        identity.write_text(_cluster_id() + "\n", encoding="ascii")
+        identity.write_text(cluster_id() + "\n", encoding="ascii")
     if not (data / "log" / "meta.properties").exists():
         arguments = data / "format.arguments"
         _write_private(
@@ -160,13 +158,6 @@ async def answers(broker: BrokerAddress) -> bool:
         return False
     finally:
         await client.close()
-
-
-def _cluster_id() -> str:
-    """A random id in Kafka's form: 16 bytes as URL-safe base64 without padding, not beginning with a dash."""
-    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
-        pass
-    return text
 
 
 def _write_private(path: Path, text: str) -> None:

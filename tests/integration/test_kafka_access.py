@@ -285,9 +285,10 @@ async def test_a_wrong_password_is_said_and_heals_without_a_restart(
         async with Admin(kafka.admin) as admin:
             await admin.set_passwords({"gongdan.dispatch": "rotated"})
         secret.write_text("rotated\n", encoding="utf-8")
+        await kafka.restart()
         ticket = await approve(kafka.address("gongdan.review"))
         await until(lambda: status(service, ticket), "dispatched")
-        assert await broker_health(service) == "ok"
+        await until(lambda: broker_health(service), "ok")
     await access.apply(kafka.admin, BRANCHES, kafka.passwords)
     assert not any(password in caplog.text for password in ("not-the-password", "rotated", broker.password or ""))
 

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from deploy.kafka import access
 from deploy.kafka.certificates import AUTHORITY
 from deploy.local import kafka, topics
-from deploy.local.supervisor import PROJECT, Supervisor
+from deploy.local.supervisor import PROJECT, Program, Supervisor
 from services.dispatch.app import build
 from services.dispatch.settings import Settings
 from shared.contracts.envelope import Envelope
@@ -45,6 +45,13 @@ class Secured:
 
     admin: BrokerAddress
     passwords: dict[str, str]
+    supervisor: Supervisor
+    program: Program
+
+    async def restart(self) -> None:
+        """Every connection ends; whoever comes back must name itself anew."""
+        await self.supervisor.stop(("kafka",))
+        await self.supervisor.start(self.program)
 
     def address(self, principal: str) -> BrokerAddress:
         return replace(self.admin, username=principal, password=self.passwords[principal])
@@ -61,7 +68,7 @@ async def running_secured(folder: Path) -> AsyncIterator[Secured]:
     await supervisor.start(program)
     authority = folder / "kafka" / "tls" / AUTHORITY
     admin = BrokerAddress(f"127.0.0.1:{port}", "SASL_SSL", access.ADMIN, ADMIN_PASSWORD, ca_file=authority)
-    broker = Secured(admin, access.with_missing({}, BRANCHES))
+    broker = Secured(admin, access.with_missing({}, BRANCHES), supervisor, program)
     try:
         await access.apply(admin, BRANCHES, broker.passwords)
         maker = broker.address(access.TOPICS)
