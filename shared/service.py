@@ -107,12 +107,13 @@ class Service:
         # Its own, so that a busy consumer cannot make readiness wait.
         self._health_database = Database(url, outbox_table, pool_size=HEALTH_POOL_SIZE)
         self.leases = Leases(url)
-        self.watch = LogWatch(settings.kafka_bootstrap_servers)
+        self._broker = settings.broker()
+        self.watch = LogWatch(self._broker)
         self.relay = Relay(
             name,
             self._relay_database,
             self.leases,
-            settings.kafka_bootstrap_servers,
+            self._broker,
             retention_days=settings.outbox_retention_days,
         )
         for database in (self.database, self.background):
@@ -174,7 +175,7 @@ class Service:
             self.background,
             self.leases,
             self.watch,
-            self.settings.kafka_bootstrap_servers,
+            self._broker,
             fetch_max_wait_ms=self.settings.fetch_max_wait_ms,
         )
 
@@ -351,7 +352,7 @@ class Service:
         return None
 
     async def _check_broker(self) -> str | None:
-        return None if self.watch.reachable else "the broker does not answer"
+        return None if self.watch.reachable else self.watch.refused or "the broker does not answer"
 
     async def _check_outbox(self) -> str | None:
         try:

@@ -154,7 +154,9 @@ async def test_a_rebuilt_picture_is_the_living_one_and_repairs_what_was_damaged(
 def give_back_and_supplement(stack: RunningStack, number: str) -> None:
     """The branch returns the order, review returns the ticket, the front line adds to it, and it is sent again."""
     with stack.client("branch", "dispatch", "jinan") as branch:
-        answer = branch.post(f"/v1/orders/{number}/return", json={"reason_code": "RT_ELEMENTS_INCOMPLETE", "note": "no address"})
+        answer = branch.post(
+            f"/v1/orders/{number}/return", json={"reason_code": "RT_ELEMENTS_INCOMPLETE", "note": "no address"}
+        )
         assert answer.status_code == 200, answer.text
     wait_for_status(stack, number, "in_review")
     with stack.client("reviewer", "review") as reviewer:
