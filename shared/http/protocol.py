@@ -267,16 +267,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._watch()
         elif self._phase is Phase.leaving:
             self._socket.abort()
-        elif self._phase is Phase.headers and self._raw == 0 and self._unread_since is None:
-            metrics.http_refused.labels("silent").inc()
+        elif self._unread_since is not None or (self._phase is Phase.headers and self._raw == 0):
+            metrics.http_refused.labels("silent" if self._unread_since is None else "unread").inc()
             self._socket.abort()
-        elif self._unread_since is not None:
-            metrics.http_refused.labels("unread").inc()
-            self._socket.abort()
-        elif self._phase is Phase.headers:
-            self._refuse(408, "request_timeout", "the headers did not arrive in time")
         else:
-            self._refuse(408, "request_timeout", "the body did not arrive in time")
+            what = "headers" if self._phase is Phase.headers else "body"
+            self._refuse(408, "request_timeout", f"the {what} did not arrive in time")
 
 
 _NOT_HTTP: tuple[Any, ...] = (400, "invalid_http", "this is not HTTP/1.1")
