@@ -148,7 +148,7 @@ class Guard:
                 if not streamed:
                     parts.append(body)
                     if not message.get("more_body", False) and too_deep(b"".join(parts)):
-                        raise Refused(422, "json_too_deep", f"JSON may nest at most {JSON_DEPTH} levels deep")
+                        raise Refused(400, "json_too_deep", f"JSON may nest at most {JSON_DEPTH} levels deep")
             return message
 
         return bounded
