@@ -31,7 +31,7 @@ from shared.http.key_uses import KeyUses, keys_route
 from shared.http.keys import Role
 from shared.http.limits import Guard, Limits
 from shared.http.operations import Operated, operations_routes
-from shared.http.protocol import bounded
+from shared.http.protocol import allow_files, bounded
 from shared.http.rate import RateLimits
 from shared.http.tokens import tokens_of
 from shared.messaging import inbox, outbox, pauses
@@ -142,15 +142,7 @@ class Service:
             },
         )
         problems.install(self.app)
-        self.limits = Limits(
-            connections=settings.http_connection_limit,
-            requests=settings.http_request_limit,
-            header_seconds=settings.http_header_seconds,
-            body_idle_seconds=settings.http_body_idle_seconds,
-            body_seconds=settings.http_body_seconds,
-            unread_seconds=settings.http_unread_seconds,
-            streamed=streamed or {},
-        )
+        self.limits = Limits.of(settings, streamed or {})
         self.app.add_middleware(Guard, limits=self.limits)
         self.app.state.rates = RateLimits(settings.rate_limit_per_second, settings.rate_limit_burst)
         keys = KeyStore(settings.keys_file)
@@ -239,6 +231,7 @@ class Service:
                 raise error
 
     def _server(self) -> Server:
+        allow_files(self.limits)
         return Server(
             uvicorn.Config(
                 self.app,
