@@ -23,6 +23,7 @@ from shared.database.leases import Leases
 from shared.errors import Transient
 from shared.http import problems
 from shared.http.auth import allow
+from shared.http.document import describe
 from shared.http.health import Check, health_routes, metrics_route
 from shared.http.keys import KeyStore, Role
 from shared.http.limits import Guard
@@ -96,6 +97,7 @@ class Service:
             },
         )
         problems.install(self.app)
+        describe(self.app)
         self.app.add_middleware(Guard)
         self.app.state.keys = KeyStore(settings.keys_file)
 

@@ -1,7 +1,6 @@
 """Requests and answers of intake's API. Times need an offset; amounts are yuan; texts are bounded."""
 
 from datetime import datetime
-from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -19,12 +18,16 @@ from shared.http.fields import (
     RequestModel,
     ShortText,
     WholeNumber,
+    Yuan,
 )
 
 Phone = Annotated[str, StringConstraints(pattern=r"^\+?[0-9][0-9 \-]{4,18}[0-9]$")]
 ElementValue = (
     Annotated[str, StringConstraints(max_length=2000, pattern=STORABLE)] | bool | WholeNumber | RealNumber | None
 )
+# JSON Schema leaves other names open unless told so.
+CLOSED: dict[str, Any] = {"additionalProperties": False, "propertyNames": {"maxLength": 128}}
+Elements = Annotated[dict[Code, ElementValue], Field(max_length=64, json_schema_extra=CLOSED)]
 
 
 class CustomerIn(RequestModel):
@@ -40,8 +43,8 @@ class PlaceIn(RequestModel):
     city: ShortText | None = None
     district: ShortText | None = None
     address: Address | None = None
-    longitude: float | None = Field(default=None, ge=-180, le=180)
-    latitude: float | None = Field(default=None, ge=-90, le=90)
+    longitude: RealNumber | None = Field(default=None, ge=-180, le=180)
+    latitude: RealNumber | None = Field(default=None, ge=-90, le=90)
 
 
 class AgentIn(RequestModel):
@@ -80,8 +83,8 @@ class RegisterTicket(RequestModel):
     content: LongText
     occurred_at: Moment | None = None
     place: PlaceIn | None = None
-    elements: dict[Code, ElementValue] = Field(default_factory=dict, max_length=64)
-    amount: Decimal | None = Field(default=None, ge=0, max_digits=12, decimal_places=2)
+    elements: Elements = Field(default_factory=dict)
+    amount: Yuan | None = None
     agent: AgentIn | None = None
     call_serial: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9\-]+$")] | None = None
     flags: list[Code] = Field(default_factory=list, max_length=32)
@@ -95,8 +98,8 @@ class SupplementTicket(RequestModel):
     contact_suspended_at: Moment | None = None
     occurred_at: Moment | None = None
     place: PlaceIn | None = None
-    elements: dict[Code, ElementValue] = Field(default_factory=dict, max_length=64)
-    amount: Decimal | None = Field(default=None, ge=0, max_digits=12, decimal_places=2)
+    elements: Elements = Field(default_factory=dict)
+    amount: Yuan | None = None
     call_serial: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9\-]+$")] | None = None
     flags: list[Code] | None = Field(default=None, max_length=32)
     note: ShortText | None = None

@@ -1,5 +1,6 @@
 """A record from the log, decoded: envelope, typed data, and where it stood."""
 
+import re
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -14,6 +15,8 @@ from shared.errors import Poison
 
 SCHEMA_VERSION = 1
 ERRORS_SHOWN = 3
+_TYPE = re.compile(r"[a-z]{1,32}\.[a-z]{1,32}")
+_FIELD = re.compile(r"[a-z][a-z_]{0,31}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,11 @@ class Event:
         return self.envelope.time
 
 
+def _shown(step: str | int) -> str:
+    """A step of a place. A name that does not look like a field's is the sender's own, and may be anybody's data."""
+    return str(step) if isinstance(step, int) or _FIELD.fullmatch(step) else "*"
+
+
 def decode(record: Record, wanted: frozenset[str]) -> Event:
     """Decode a record; the data only when its type is in `wanted`.
 
@@ -75,7 +83,8 @@ def decode(record: Record, wanted: frozenset[str]) -> Event:
         raise Poison(f"not a CloudEvent: {error}") from None
     model = MODELS.get(envelope.type)
     if model is None:
-        raise Poison(f"unknown event type {envelope.type[:64]!r}")
+        shown = envelope.type if _TYPE.fullmatch(envelope.type) else "of another form"
+        raise Poison(f"unknown event type {shown}")
     if envelope.schema_version != SCHEMA_VERSION:
         raise Poison(f"{envelope.type} version {envelope.schema_version} is not known here")
     if envelope.type in COMMANDS:
@@ -97,7 +106,7 @@ def decode(record: Record, wanted: frozenset[str]) -> Event:
         return Event(envelope, model.model_validate_json(record.value), record)
     except ValidationError as error:
         places = "; ".join(
-            f"/{'/'.join(str(step) for step in item['loc'])}: {item['type']}"
+            f"/{'/'.join(_shown(step) for step in item['loc'])}: {item['type']}"
             for item in error.errors(include_input=False, include_url=False, include_context=False)[:ERRORS_SHOWN]
         )
         raise Poison(f"{envelope.type} has the wrong form: {places}") from None
