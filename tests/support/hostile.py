@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import orjson
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 CANARY = "KANARIENVOGEL"
@@ -100,3 +100,16 @@ def spoilt(draw: st.DrawFn, text: bytes) -> bytes:
     for _ in range(draw(st.integers(1, 4))):
         changed[draw(st.integers(0, len(text) - 1))] ^= 1 << draw(st.integers(0, 7))
     return bytes(changed)
+
+
+def sample(strategy: st.SearchStrategy[Any], count: int) -> list[Any]:
+    """That many examples, for tests that need them at once."""
+    found: list[Any] = []
+
+    @dose(count, nightly_times=10)
+    @given(strategy)
+    def collect(example: Any) -> None:
+        found.append(example)
+
+    collect()
+    return found
