@@ -25,6 +25,7 @@ from shared.database.sealer import Sealer
 from shared.errors import Transient
 from shared.http import problems
 from shared.http.auth import Door, allow
+from shared.http.document import describe
 from shared.http.health import Check, health_routes, metrics_route
 from shared.http.key_store import KeyStore
 from shared.http.key_uses import KeyUses, keys_route
@@ -142,6 +143,7 @@ class Service:
             },
         )
         problems.install(self.app)
+        describe(self.app)
         self.limits = Limits.of(settings, streamed or {})
         self.app.add_middleware(Guard, limits=self.limits)
         self.app.state.rates = RateLimits(settings.rate_limit_per_second, settings.rate_limit_burst)

@@ -7,10 +7,12 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from shared.errors import DomainError, ErrorKind, Transient
 from shared.privacy import mask
@@ -154,6 +156,18 @@ def invalid(errors: Sequence[Any], body: Any) -> tuple[int, str, str, list[Field
     return 422, "invalid_request", "; ".join(f"{f.pointer}: {f.detail}" for f in fields[:3]), fields
 
 
+def methods_at(app: FastAPI, path: str) -> list[str]:
+    """Every method that some route answers at this path (RFC 9110, section 10.2.1). One route knows its own only."""
+    return sorted(
+        {
+            method
+            for route in iter_route_contexts(app.routes)
+            if route.path and route.methods and compile_path(route.path)[0].match(path)
+            for method in route.methods
+        }
+    )
+
+
 def install(app: FastAPI) -> None:
     """Render every error of an app as a problem."""
 
@@ -166,9 +180,12 @@ def install(app: FastAPI) -> None:
         return problem(*invalid(error.errors(), error.body))
 
     @app.exception_handler(HTTPException)
-    async def on_http(_: Request, error: HTTPException) -> Response:
+    async def on_http(request: Request, error: HTTPException) -> Response:
         code = error.code if isinstance(error, Refused) else HTTP_CODES.get(error.status_code, "http_error")
-        return problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(methods_at(app, request.url.path))
+        return problem(error.status_code, code, str(error.detail), headers=headers)
 
     @app.exception_handler(Transient)
     async def on_transient(_: Request, error: Transient) -> Response:
