@@ -93,7 +93,7 @@ COMPATIBLE: dict[str, Change] = {
         properties={**model(d, "DayView")["properties"], "why": {"type": "string"}},
         required=[*model(d, "DayView")["required"], "why"],
     ),
-    "one more refusal": lambda d: at(d, DAY, "put")["responses"].update({"429": {}}),
+    "one more refusal": lambda d: at(d, DAY, "put")["responses"].update({"451": {}}),
 }
 
 
