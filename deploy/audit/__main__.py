@@ -27,7 +27,7 @@ from deploy.audit.personal import Search
 from deploy.audit.places import search_databases, search_logs, search_metrics
 from deploy.audit.quiet import POOL_SIZE, look, measure_connections, settle, wait_for_quiet
 from deploy.audit.report import Results, as_json, as_text, exit_code
-from deploy.audit.topics import LogUnreadable, ends, read_topics, reader
+from deploy.audit.topics import LogUnreadable, open_log, read_topics
 
 CANNOT = 2
 
@@ -58,17 +58,17 @@ async def gather(options: Options) -> Evidence:
     scope.origin = micros(options.time_origin) if options.time_origin else 0
     canaries = read_journal(evidence, options.journal) if options.journal else set()
     search = Search(canaries)
-    async with reader(options.bootstrap) as consumer:
+    async with open_log(options.bootstrap) as log:
         if options.quiet_seconds > 0:
-            await wait_for_quiet(scope, consumer, options.databases, options.quiet_seconds)
+            await wait_for_quiet(scope, log, options.databases, options.quiet_seconds)
         await measure_connections(scope, options.databases, pool_size=options.pool_size, processes=options.processes)
-        before = await look(consumer, options.databases)
+        before = await look(log, options.databases)
         # The log first: a record in it has its row in an outbox by then, whatever goes on meanwhile.
-        await read_topics(evidence, search, consumer)
+        await read_topics(evidence, search, log)
         await read_databases(evidence, options.databases)
-        for partition, end in (await ends(consumer)).items():
+        for partition, end in (await log.ends()).items():
             evidence.add("ends", [(*partition, end)])
-        settle(scope, before, await look(consumer, options.databases))
+        settle(scope, before, await look(log, options.databases))
     await search_databases(evidence, search, options.databases)
     if options.logs is not None:
         search_logs(evidence, search, options.logs)

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
 from deploy.audit.databases import APPLICATION, read_only
 from deploy.audit.evidence import Scope
-from deploy.audit.topics import ends
+from deploy.audit.topics import Log
 
 ASK_SECONDS = 0.5
 SCANS_SECONDS = 2.0
@@ -66,7 +66,7 @@ class Motion:
         return "; ".join(parts)
 
 
-async def look(consumer: AIOKafkaConsumer, databases: Mapping[str, str]) -> Motion:
+async def look(log: Log, databases: Mapping[str, str]) -> Motion:
     unpublished: dict[str, tuple[int, ...]] = {}
     last: dict[str, int] = {}
     positions: dict[str, list[Any]] = {}
@@ -75,7 +75,7 @@ async def look(consumer: AIOKafkaConsumer, databases: Mapping[str, str]) -> Moti
             positions[service] = await connection.fetch(_POSITIONS)
             unpublished[service] = tuple(row[0] for row in await connection.fetch(_UNPUBLISHED))
             last[service] = await connection.fetchval(_LAST)
-    marks = await ends(consumer)
+    marks = await log.ends()
     behind: dict[tuple[str, str, int], tuple[int, int]] = {}
     for service, rows in positions.items():
         for topic, partition, at in rows:
@@ -85,16 +85,14 @@ async def look(consumer: AIOKafkaConsumer, databases: Mapping[str, str]) -> Moti
     return Motion(unpublished, last, behind)
 
 
-async def wait_for_quiet(
-    scope: Scope, consumer: AIOKafkaConsumer, databases: Mapping[str, str], seconds: float
-) -> None:
+async def wait_for_quiet(scope: Scope, log: Log, databases: Mapping[str, str], seconds: float) -> None:
     """Wait until two looks are alike and at rest. What did not move all the while is kept as stuck."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    first = before = await look(consumer, databases)
+    first = before = await look(log, databases)
     while True:
         await asyncio.sleep(ASK_SECONDS)
-        now = await look(consumer, databases)
+        now = await look(log, databases)
         if not now.unrest and now == before:
             return
         if loop.time() - began >= seconds:
@@ -128,7 +126,8 @@ async def measure_connections(
             before[service] = await _scans(connection)
             allowed = await _allowed(connection, service, pool_size, processes)
             sessions = await connection.fetchval(_SESSIONS)
-            scope.connections += sessions
+            # The sessions, and one look at open transactions.
+            scope.connections += sessions + 1
             if sessions > allowed:
                 scope.leaks.append(f"{service}: {sessions} connections, the pools allow {allowed}")
             for row in await connection.fetch(_IDLE, APPLICATION, float(IDLE_LIMIT_SECONDS)):

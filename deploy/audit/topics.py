@@ -6,12 +6,14 @@ UTF-8) is stepped over, as the services do; it is no event of ours.
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import OffsetOutOfRangeError
 
 from deploy.audit.evidence import Evidence
@@ -39,9 +41,25 @@ def is_branch_topic(name: str) -> bool:
     return name.startswith(f"{DISPATCH}.") and not name.endswith(DEAD_LETTERS)
 
 
+@dataclass(frozen=True)
+class Log:
+    """The log, read without a group. `partitions` are those of our topics that existed at the beginning."""
+
+    consumer: AIOKafkaConsumer
+    partitions: tuple[TopicPartition, ...]
+
+    async def ends(self) -> Marks:
+        """The next offset of every partition."""
+        return dict(await asyncio.wait_for(self.consumer.end_offsets(list(self.partitions)), ANSWER_SECONDS))
+
+    async def begins(self) -> Marks:
+        """The first offset that every partition still holds."""
+        return dict(await asyncio.wait_for(self.consumer.beginning_offsets(list(self.partitions)), ANSWER_SECONDS))
+
+
 @asynccontextmanager
-async def reader(bootstrap: str) -> Any:
-    """A consumer without a group. Raises `KafkaError` or `TimeoutError` when the broker is away."""
+async def open_log(bootstrap: str) -> AsyncIterator[Log]:
+    """Raises `KafkaError` or `TimeoutError` when the broker is away."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap,
         enable_auto_commit=False,
@@ -52,26 +70,28 @@ async def reader(bootstrap: str) -> Any:
     )
     try:
         await asyncio.wait_for(consumer.start(), ANSWER_SECONDS)
-        yield consumer
+        yield Log(consumer, await asyncio.wait_for(_partitions(bootstrap), ANSWER_SECONDS))
     finally:
         await asyncio.wait_for(consumer.stop(), ANSWER_SECONDS)
 
 
-async def partitions(consumer: AIOKafkaConsumer) -> list[TopicPartition]:
-    """Those of our topics that exist; a topic is never asked for by name, which could create it."""
-    names = sorted(name for name in await consumer.topics() if name.startswith(PREFIX))
-    return [TopicPartition(name, number) for name in names for number in sorted(consumer.partitions_for_topic(name))]
+async def _partitions(bootstrap: str) -> tuple[TopicPartition, ...]:
+    """Asked for all at once: a topic that is asked for by name may be created by that."""
+    client = AIOKafkaClient(bootstrap_servers=bootstrap, request_timeout_ms=int(ANSWER_SECONDS * 1000))
+    await client.bootstrap()
+    try:
+        cluster = await client.fetch_all_metadata()
+        names = sorted(name for name in cluster.topics() if name.startswith(PREFIX))
+        return tuple(
+            TopicPartition(name, number) for name in names for number in sorted(cluster.partitions_for_topic(name))
+        )
+    finally:
+        await client.close()
 
 
-async def ends(consumer: AIOKafkaConsumer) -> Marks:
-    """The next offset of every partition."""
-    return dict(await asyncio.wait_for(consumer.end_offsets(await partitions(consumer)), ANSWER_SECONDS))
-
-
-async def read_topics(evidence: Evidence, search: Search, consumer: AIOKafkaConsumer) -> None:
+async def read_topics(evidence: Evidence, search: Search, log: Log) -> None:
     """Store what the log holds now, up to its ends at the beginning of the reading."""
-    until = await ends(consumer)
-    begins = dict(await asyncio.wait_for(consumer.beginning_offsets(list(until)), ANSWER_SECONDS))
+    consumer, until, begins = log.consumer, await log.ends(), await log.begins()
     first_at: dict[TopicPartition, int] = {}
     left = {partition for partition, end in until.items() if begins[partition] < end}
     consumer.assign(sorted(left))

@@ -46,8 +46,12 @@ class Databases:
             await self._create(template)
             await asyncio.to_thread(upgrade, service, self._url(template))
             self.templates.add(template)
+        return await self.copy(service, self._url(template))
+
+    async def copy(self, service: str, url: str) -> str:
+        """The URL of a copy of a database of this service that nobody uses now."""
         name = f"{service}_{next(self.numbers)}"
-        await self._create(name, template)
+        await self._create(name, url.rpartition("/")[2])
         return self._url(name)
 
     async def empty(self) -> str:
