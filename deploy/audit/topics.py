@@ -64,7 +64,8 @@ async def open_log(bootstrap: str) -> AsyncIterator[Log]:
         bootstrap_servers=bootstrap,
         enable_auto_commit=False,
         auto_offset_reset="none",
-        fetch_max_wait_ms=100,
+        # The embedded broker waits this out at each fetch of an empty partition.
+        fetch_max_wait_ms=20,
         max_partition_fetch_bytes=FETCH_BYTES,
         request_timeout_ms=int(ANSWER_SECONDS * 1000),
     )

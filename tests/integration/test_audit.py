@@ -1,162 +1,26 @@
-"""The audit of a running system: silent on a true state, and it names each fault that is planted in one."""
+"""The audit of a running system, on each broker: silent on a true state, and it sees what is wrong on the log."""
 
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
-import pytest_asyncio
-from aiokafka import AIOKafkaProducer
 
-from deploy.audit.__main__ import Options, audit
+from deploy.audit.__main__ import CANNOT, audit, main
 from deploy.audit.databases import read_only
-from deploy.audit.evidence import Scope
-from deploy.audit.findings import Findings
-from deploy.audit.quiet import wait_for_quiet
-from deploy.audit.topics import open_log
-from shared.contracts.topics import INTAKE
+from deploy.audit.report import BROKEN, HOLDS, as_json, as_text, exit_code
+from shared.contracts.topics import branch_topic
 from shared.ids import new_id
 from tests.support.messaging import NOW
-from tests.support.parts import Broker, Databases
+from tests.support.played import Played, broken, found, played_to_the_end, send
 from tests.support.tickets import complaint
-from tests.support.world import World, running_world
 
-PATIENCE_SECONDS = 60.0
-SECRET = "13912345678"
-NAME = "欧阳不存在"
+__all__ = ["played_to_the_end"]
 
-
-@dataclasses.dataclass
-class Played:
-    """A world that has come to rest, and the tickets of which the tests speak."""
-
-    world: World
-    databases: Databases
-    closed: str
-    withdrawn: str
-    late: str
-
-    async def damaged(self, service: str, *statements: str, **options: Any) -> dict[int, Findings]:
-        """What an audit finds after these statements; they act on a copy of the service's database."""
-        url = await self.databases.copy(service, self.world.databases[service])
-        connection = await asyncpg.connect(url.replace("+asyncpg", ""))
-        try:
-            await connection.execute("SET session_replication_role = replica")
-            for statement in statements:
-                changed = await connection.execute(
-                    statement.format(closed=self.closed, withdrawn=self.withdrawn, late=self.late, new=new_id())
-                )
-                assert not changed.endswith(" 0"), f"{statement} changed nothing"
-        finally:
-            await connection.close()
-        changed_world = {**self.world.databases, service: url}
-        return await found(dataclasses.replace(self.world.options, databases=changed_world, **options))
-
-
-async def found(options: Options) -> dict[int, Findings]:
-    evidence, results = await audit(options)
-    assert evidence.scope.quiet, evidence.scope.unrest
-    evidence.close()
-    return {invariant.number: findings for invariant, findings in results}
-
-
-def broken(results: dict[int, Findings]) -> dict[int, list[str]]:
-    return {number: findings.shown for number, findings in results.items() if findings.breaches}
-
-
-async def until(world: World, service: str, query: str, *values: Any) -> Any:
-    """The first value of the query, as soon as there is one."""
-    async with asyncio.timeout(PATIENCE_SECONDS), read_only(world.databases[service]) as connection:
-        while (value := await connection.fetchval(query, *values)) is None:
-            await asyncio.sleep(0.05)
-        return value
-
-
-async def with_branch(world: World, ticket_no: str, branch: str) -> None:
-    query = "SELECT 1 FROM work_orders WHERE ticket_no = $1 AND branch = $2 AND status = 'dispatched'"
-    await until(world, "dispatch", query, ticket_no, branch)
-
-
-REPLY = {
-    "process": "已上门检测并调整天线",
-    "content": "信号已恢复正常",
-    "satisfaction": "not_called",
-    "replier": "王工",
-}
-
-
-async def play(world: World) -> dict[str, str]:
-    """Tickets that end in each way, one that is still with a branch and late, and a poisoned record."""
-    tickets = [
-        await world.post("intake", "front_line", "/v1/tickets", complaint(), key=f"register-{n}") for n in range(6)
-    ]
-    closed, withdrawn, late, moved, returned, answered = tickets
-    for ticket in tickets:
-        await with_branch(world, ticket["ticket_no"], "jinan")
-    orders = "/v1/orders/{ticket_no}/".format_map
-    await world.post("dispatch", "jinan", orders(closed) + "accept", key="accept-1")
-    answer = REPLY | {"replied_at": datetime.now(UTC).isoformat()}
-    await world.post("dispatch", "jinan", orders(closed) + "reply", answer, key="reply-1")
-    await world.post("dispatch", "callback", orders(closed) + "callback", {"outcome": "satisfied"})
-    await world.post("intake", "front_line", f"/v1/tickets/{withdrawn['ticket_no']}/withdraw", {"reason": "算了"})
-    await world.post("intake", "front_line", f"/v1/tickets/{answered['ticket_no']}/answer", {"answer": "已当场解决"})
-    await world.post("dispatch", "jinan", orders(moved) + "transfer", {"to_branch": "qingdao", "reason": "在青岛"})
-    await world.post("dispatch", "jinan", orders(returned) + "return", {"reason_code": "RT_OTHER", "note": "重派"})
-    await until(world, "review", "SELECT 1 FROM reviews WHERE ticket_no = $1 AND round = 2", returned["ticket_no"])
-    await world.post("review", "reviewer", f"/v1/reviews/{returned['ticket_no']}/approve", {"branch": "jinan"})
-    await make_late(world, late["ticket_id"])
-    await poison(world)
-    return {"closed": closed["ticket_id"], "withdrawn": withdrawn["ticket_id"], "late": late["ticket_id"]}
-
-
-async def make_late(world: World, ticket_id: str) -> None:
-    """The deadline of its first reply has just come; the sweep fires it."""
-    connection = await asyncpg.connect(world.databases["sla"].replace("+asyncpg", ""))
-    await connection.execute(
-        "UPDATE clocks SET warn_at = NULL, due_at = now(), next_at = now() + interval '1 microsecond'"
-        " WHERE ticket_id = $1::text::uuid AND kind = 'first_reply'",
-        ticket_id,
-    )
-    await connection.close()
-    query = "SELECT 1 FROM clocks WHERE ticket_id = $1::text::uuid AND state = 'breached'"
-    await until(world, "sla", query, ticket_id)
-
-
-async def send(world: World, topic: str, value: bytes, headers: list[tuple[str, bytes]], key: str = "") -> int:
-    """Put a record on a topic, as no service would; its offset."""
-    producer = AIOKafkaProducer(bootstrap_servers=world.bootstrap, acks="all")
-    await producer.start()
-    try:
-        sent = await producer.send_and_wait(topic, key=key.encode() or None, value=value, headers=headers, partition=0)
-        return int(sent.offset)
-    finally:
-        await producer.stop()
-
-
-async def poison(world: World) -> None:
-    await send(world, INTAKE, b"{", [("ce_id", b"no event")])
-    for service in ("review", "dispatch", "sla"):
-        await until(world, service, "SELECT 1 FROM dead_letters")
-
-
-@pytest_asyncio.fixture(scope="module")
-async def played(
-    databases: Databases, broker: Broker, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Played]:
-    async with running_world(databases, broker, tmp_path_factory.mktemp("world")) as world:
-        async with world.running():
-            tickets = await play(world)
-            async with open_log(world.bootstrap) as log:
-                scope = Scope()
-                await wait_for_quiet(scope, log, world.databases, PATIENCE_SECONDS)
-                assert scope.stuck == []
-        await world.disconnect()
-        yield Played(world, databases, **tickets)
+PHONE = "13912345678"
+JINAN, QINGDAO = branch_topic("jinan"), branch_topic("qingdao")
 
 
 async def test_a_true_state_holds_in_every_respect(played: Played) -> None:
@@ -166,176 +30,117 @@ async def test_a_true_state_holds_in_every_respect(played: Played) -> None:
     assert all(findings.checked > 0 for findings in results.values())
 
 
-# (invariant, words of the breach, service, statements): `{late}` and its like stand for the id of that ticket.
-FAULTS: list[tuple[int, str, str, tuple[str, ...]]] = [
-    (1, "a kept answer of a ticket that does not exist", "intake", ("DELETE FROM tickets WHERE ticket_id = '{late}'",)),
-    (
-        2,
-        "a step outside the state graph",
-        "dispatch",
-        (
-            "UPDATE outbox SET type = 'order.replied' WHERE subject = '{closed}' AND type = 'order.accepted'"
-            " AND topic = 'gongdan.dispatch'",
-        ),
-    ),
-    (
-        2,
-        "intake shows another status",
-        "intake",
-        ("UPDATE tickets SET status = 'accepted' WHERE ticket_id = '{late}'",),
-    ),
-    (
-        2,
-        "dispatch holds another status",
-        "dispatch",
-        ("UPDATE work_orders SET status = 'dispatched' WHERE ticket_id = '{withdrawn}'",),
-    ),
-    (
-        2,
-        "sla does not agree that the ticket ended",
-        "sla",
-        ("UPDATE complaint_facts SET ended = false WHERE ticket_id = '{closed}'",),
-    ),
-    (
-        3,
-        "versions with a hole or a double",
-        "dispatch",
-        ("DELETE FROM outbox WHERE subject = '{closed}' AND topic = 'gongdan.dispatch' AND version = 2",),
-    ),
-    (3, "the row's version is not", "review", ("UPDATE reviews SET version = 9 WHERE ticket_id = '{late}'",)),
-    (
-        3,
-        "sla has not applied all of dispatch",
-        "sla",
-        ("UPDATE inbox SET version = version - 1 WHERE subject = '{closed}' AND publisher = 'dispatch'",),
-    ),
-    (
-        4,
-        "not exactly one entry in intake's timeline",
-        "intake",
-        ("DELETE FROM ticket_timeline WHERE ticket_id = '{late}' AND type = 'order.dispatched'",),
-    ),
-    (
-        4,
-        "an entry in intake's timeline of an event that nobody published",
-        "intake",
-        (
-            "INSERT INTO ticket_timeline SELECT ticket_id, '{new}', at, service, type, actor, rules, details"
-            " FROM ticket_timeline WHERE ticket_id = '{late}' AND type = 'order.dispatched'",
-        ),
-    ),
-    (4, "review does not know a registered ticket", "review", ("DELETE FROM reviews WHERE ticket_id = '{late}'",)),
-    (4, "approved, and not dispatched", "dispatch", ("DELETE FROM work_orders WHERE ticket_id = '{late}'",)),
-    (4, "dispatch counts other rounds", "dispatch", ("UPDATE work_orders SET round = 7 WHERE ticket_id = '{late}'",)),
-    (4, "dispatch stores other callbacks", "dispatch", ("DELETE FROM callbacks WHERE ticket_id = '{closed}'",)),
-    (
-        4,
-        "sla stores other escalations",
-        "sla",
-        (
-            "INSERT INTO escalations SELECT '{new}', ticket_id, ticket_no, clock_id, incident_id, kind, rung, status,"
-            " event, raised_at, acknowledged_by, acknowledged_at, settled_at FROM escalations WHERE ticket_id = '{late}'"
-            " UNION ALL SELECT '{new}', ticket_id, ticket_no, NULL, NULL, 'overdue', 1, 'open', '{{}}', now(), NULL, NULL,"
-            " NULL FROM complaint_facts WHERE ticket_id = '{late}' LIMIT 1",
-        ),
-    ),
-    (
-        7,
-        "fired early",
-        "sla",
-        ("UPDATE clocks SET due_at = now() + interval '1 hour' WHERE ticket_id = '{late}' AND kind = 'first_reply'",),
-    ),
-    (
-        7,
-        "not one breach event",
-        "sla",
-        (
-            "INSERT INTO outbox (topic, subject, version, event_id, type, time, payload, published_at) SELECT topic,"
-            " subject, version + 100, '{new}', type, time, payload, published_at FROM outbox"
-            " WHERE subject = '{late}' AND type = 'clock.breached'",
-        ),
-    ),
-    (
-        7,
-        "due and neither fired nor stopped",
-        "sla",
-        (
-            "UPDATE clocks SET due_at = now() - interval '1 hour', next_at = now() - interval '1 hour'"
-            " WHERE ticket_id = '{late}' AND state = 'running'",
-        ),
-    ),
-    (
-        7,
-        "will never fire",
-        "sla",
-        ("UPDATE clocks SET next_at = NULL WHERE ticket_id = '{late}' AND state = 'running'",),
-    ),
-    (
-        7,
-        "both met and late",
-        "sla",
-        ("UPDATE clocks SET stopped_at = due_at + interval '1 second' WHERE state = 'met'",),
-    ),
-    (
-        8,
-        "parked behind nothing",
-        "review",
-        (
-            "INSERT INTO parked_events (subject, publisher, version, topic, partition, record_offset, headers, payload,"
-            " reason) VALUES ('{late}', 'sla', 99, 'gongdan.sla', 0, 0, '[]', '', 'waits for version 98')",
-        ),
-    ),
-    (8, "a dead letter that is in no table", "review", ("DELETE FROM dead_letters",)),
-    (
-        8,
-        "a dead letter that is not on its topic",
-        "review",
-        (
-            "INSERT INTO dead_letters (topic, partition, record_offset, headers, error, attempts, failed_at)"
-            " VALUES ('gongdan.sla', 3, 4711, '[]', 'never sent', 2, now() + interval '1 minute')",
-        ),
-    ),
-    (
-        9,
-        "offset behind the end of the log",
-        "sla",
-        ("UPDATE consumer_offsets SET next_offset = next_offset + 100000 WHERE topic = 'gongdan.intake'",),
-    ),
-    (9, "offset of another log", "intake", ("UPDATE consumer_offsets SET incarnation = 'x'",)),
-    (9, "review reads 0 of 8 partitions", "review", ("DELETE FROM consumer_offsets WHERE topic = 'gongdan.sla'",)),
-    (
-        10,
-        "not exactly one row in the audit trail",
-        "dispatch",
-        ("DELETE FROM audit_trail WHERE subject = '{closed}' AND action = 'ticket.closed'",),
-    ),
-    (
-        11,
-        "a canary in database review: reviews.snapshot",
-        "review",
-        ("UPDATE reviews SET snapshot = snapshot || '{{\"content\": \"我是欧阳不存在\"}}' WHERE ticket_id = '{late}'",),
-    ),
-    (
-        11,
-        "a mobile number in database dispatch: outbox",
-        "dispatch",
-        (
-            "UPDATE outbox SET payload = convert_to('{{\"phone\": \"13912345678\"}}', 'UTF8')"
-            " WHERE subject = '{late}' AND topic = 'gongdan.dispatch'",
-        ),
-    ),
-]
+def journal(path: Path, *tries: dict[str, Any]) -> Path:
+    """Each try as a `sent` line, and a `done` line where it has an outcome."""
+    lines = []
+    for n, one in enumerate(tries):
+        lines.append({"n": n, "at": NOW.isoformat(), "phase": "sent", "canaries": []} | one)
+        if "outcome" in one:
+            lines.append({"n": n, "at": NOW.isoformat(), "phase": "done"} | one)
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    return path
 
 
-@pytest.mark.parametrize(("number", "words", "service", "statements"), FAULTS, ids=[fault[1] for fault in FAULTS])
-async def test_a_planted_fault_is_named(
-    played: Played, tmp_path: Path, number: int, words: str, service: str, statements: tuple[str, ...]
+async def test_what_the_journal_says_was_promised_is_compared(played: Played, tmp_path: Path) -> None:
+    """`register-0` is the ticket that was closed; the others were registered too, whatever the journal says."""
+    lost, command = str(new_id()), str(new_id())
+    told = journal(
+        tmp_path / "journal.jsonl",
+        {"action": "register", "key": "register-0", "outcome": "ok", "ticket_id": played.closed},
+        {"action": "register", "key": "register-1"},
+        {"action": "register", "key": "register-2", "outcome": "failed"},
+        {"action": "register", "key": "register-3", "outcome": "ok", "ticket_id": lost},
+        {"action": "register", "key": "never-seen", "outcome": "failed"},
+        {"action": "command", "key": command, "outcome": "ok"},
+    )
+    results = await found(dataclasses.replace(played.world.options, journal=told))
+    assert set(broken(results)) == {1}
+    texts = sorted(results[1].shown)
+    assert [text.partition(":")[0] for text in texts] == [
+        "a command that was neither carried out nor refused",
+        "answered ok, and the ticket is not there",
+        "failed, and yet it was done",
+        "one key, several tickets",
+    ]
+    assert command in texts[0]
+    assert lost in texts[1]
+    assert "register-2" in texts[2]
+    assert "register-3" in texts[3]
+
+
+async def test_logs_are_searched_and_the_value_is_not_repeated(played: Played, tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "intake.log").write_text(f'all is well\n{{"message": "called {PHONE}"}}\n')
+    results = await found(dataclasses.replace(played.world.options, logs=logs))
+    assert broken(results) == {11: [f"a mobile number in {logs / 'intake.log'}:2"]}
+
+
+async def test_the_command_says_by_its_code_what_it_found(
+    played: Played, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    journal = tmp_path / "journal.jsonl"
-    journal.write_text(json.dumps({"n": 1, "at": NOW.isoformat(), "phase": "sent", "canaries": [NAME]}))
-    results = await played.damaged(service, *statements, journal=journal)
-    named = [text for text in results[number].shown if text.startswith(words)]
-    assert named, broken(results)
-    tickets = [getattr(played, name) for name in ("closed", "withdrawn", "late") if f"{{{name}}}" in statements[0]]
-    if number not in (4, 11) or "timeline" not in words:
-        assert all(any(ticket in text for text in named) for ticket in tickets if number != 11), named
+    words = ["--bootstrap", played.world.bootstrap]
+    for service, url in played.world.databases.items():
+        words += ["--database", f"{service}={url}"]
+    assert await asyncio.to_thread(main, words) == HOLDS
+    assert "all hold" in capsys.readouterr().out
+    told = journal(tmp_path / "j", {"action": "register", "key": "register-2", "outcome": "failed"})
+    assert await asyncio.to_thread(main, [*words, "--json", "--journal", str(told)]) == BROKEN
+    assert json.loads(capsys.readouterr().out)["invariants"][0]["breaches"] == 1
+    assert await asyncio.to_thread(main, ["--bootstrap", "127.0.0.1:1", *words[2:]]) == CANNOT
+    assert "cannot check" in capsys.readouterr().err
+
+
+async def test_its_sessions_cannot_write(played: Played) -> None:
+    async with read_only(played.world.databases["intake"]) as connection:
+        with pytest.raises(Exception, match="read-only transaction"):
+            await connection.execute("DELETE FROM tickets")
+
+
+async def test_a_moving_system_is_not_called_broken(played: Played) -> None:
+    """A ticket is in the outbox and nothing publishes it: what services say of each other is not compared."""
+    await played.world.post("intake", "front_line", "/v1/tickets", complaint())
+    try:
+        evidence, results = await audit(played.world.options)
+        assert evidence.scope.unrest == "intake has 1 events to publish"
+        assert exit_code(results) == HOLDS
+        assert {invariant.number for invariant, each in results if each.postponed} == {2, 3, 4, 8, 9}
+        assert "not quiet" in as_text(evidence.scope, results)
+        assert json.loads(as_json(evidence.scope, results))["quiet"] is False
+        evidence.close()
+        _, results = await audit(dataclasses.replace(played.world.options, quiet_seconds=1.0))
+        (effects,) = [each for invariant, each in results if invariant.number == 4]
+        assert [text.partition(" row")[0] for text in effects.shown] == ["intake: outbox"]
+    finally:
+        async with played.world.running():
+            await played.rest()
+        await played.world.disconnect()
+
+
+async def test_what_is_wrong_on_the_log_is_named(played: Played) -> None:
+    async with read_only(played.world.databases["dispatch"]) as connection:
+        row = await connection.fetchrow(
+            "SELECT event_id::text, payload, version FROM outbox WHERE topic = $1 AND subject = $2::text::uuid",
+            *(JINAN, played.closed),
+        )
+    event, payload = row["event_id"], bytes(row["payload"])
+
+    def headers(event_id: str, version: int) -> list[tuple[str, bytes]]:
+        said = {"ce_id": event_id, "ce_subject": played.closed, "ce_source": "/gongdan/dispatch"}
+        return [(name, value.encode()) for name, value in {**said, "ce_sequence": str(version)}.items()]
+
+    stray = await send(played.world, QINGDAO, payload, headers(event, 1))
+    unknown = await send(played.world, JINAN, payload, headers(str(new_id()), 1))
+    altered = await send(played.world, JINAN, payload + b" ", headers(event, 0))
+    leak = await send(played.world, JINAN, PHONE.encode(), [], key=PHONE)
+    orphan = await send(played.world, "gongdan.sla.dlq", b"", [("dead_service", b"review")])
+    results = await found(dataclasses.replace(played.world.options, copies=0))
+    assert set(broken(results)) == {5, 6, 8, 11}
+    of_branches = "\n".join(results[6].shown)
+    assert f"another branch's record: topic {QINGDAO}, partition 0, offset {stray}" in of_branches
+    assert f"a record that was never published: topic {JINAN}, partition 0, offset {unknown}" in of_branches
+    assert f"a copy that differs: topic {JINAN}, partition 0, offset {altered}" in of_branches
+    assert f"more copies than faults explain: topic {JINAN}, event {event}, copies 2" in of_branches
+    assert [played.closed in text for text in results[5].shown] == [True]
+    assert results[11].shown == [f"a mobile number in topic {JINAN}/0 offset {leak}"] * 2
+    assert f"offset {orphan}" in results[8].shown[0]
