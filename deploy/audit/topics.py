@@ -14,7 +14,6 @@ from typing import Any
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import OffsetOutOfRangeError
 
 from deploy.audit.evidence import Evidence
 from deploy.audit.personal import Search
@@ -63,7 +62,8 @@ async def open_log(bootstrap: str) -> AsyncIterator[Log]:
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap,
         enable_auto_commit=False,
-        auto_offset_reset="none",
+        # Where the log was trimmed while we read, go on with what is left.
+        auto_offset_reset="earliest",
         # The embedded broker waits this out at each fetch of an empty partition.
         fetch_max_wait_ms=20,
         max_partition_fetch_bytes=FETCH_BYTES,
@@ -71,7 +71,11 @@ async def open_log(bootstrap: str) -> AsyncIterator[Log]:
     )
     try:
         await asyncio.wait_for(consumer.start(), ANSWER_SECONDS)
-        yield Log(consumer, await asyncio.wait_for(_partitions(bootstrap), ANSWER_SECONDS))
+        partitions = await asyncio.wait_for(_partitions(bootstrap), ANSWER_SECONDS)
+        # Assigned together, they are looked up together: one by one took seconds. Nothing is fetched yet.
+        consumer.assign(partitions)
+        consumer.pause(*partitions)
+        yield Log(consumer, partitions)
     finally:
         await asyncio.wait_for(consumer.stop(), ANSWER_SECONDS)
 
@@ -123,11 +127,6 @@ async def _fetch(consumer: AIOKafkaConsumer, left: set[TopicPartition]) -> dict[
     try:
         fetched: dict[TopicPartition, list[Any]] = await consumer.getmany(*left, timeout_ms=FETCH_MS)
         return fetched
-    except OffsetOutOfRangeError as error:
-        # Trimmed while we read: go on with what is left.
-        for partition, first in (await consumer.beginning_offsets(list(error.args[0]))).items():
-            consumer.seek(partition, first)
-        return {}
     except UnicodeDecodeError:
         pass
     for partition in sorted(left):
