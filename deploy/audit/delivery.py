@@ -4,7 +4,8 @@ from deploy.audit.evidence import Evidence
 from deploy.audit.findings import Findings
 from shared.contracts.topics import CONTROL, topic_file
 
-# What was published just before the log was made anew may stand in the old one: the relay's wave takes up to 15 s.
+# Between the sending of a record and its mark lie up to 15 s, the relay's wave. What was marked within this time (in
+# microseconds) after the log began, or after the first record that is still kept, may have been sent before it.
 LOG_MARGIN = 20_000_000
 
 # The last version of each stream; a subject whose first events are past retention is left out.

@@ -1,5 +1,6 @@
 """The invariants of what people were told and see: requests, outcomes, effects, clocks (1, 2, 4, 7)."""
 
+from deploy.audit.delivery import LOG_MARGIN
 from deploy.audit.evidence import Evidence
 from deploy.audit.findings import Findings
 from services.intake.consumers import Intake
@@ -9,7 +10,6 @@ from shared.contracts.registry import MODELS
 DAY = 86_400_000_000
 # Answers kept for retries are purged after a week.
 KEYS_KEPT = 6 * DAY
-LOG_MARGIN = 20_000_000
 # How late the sweep may be, real time: its readiness limit for moments overdue.
 SWEEP_SECONDS = 30
 
@@ -170,10 +170,11 @@ def effects_are_single(evidence: Evidence) -> Findings:
         evidence,
         "published, and not on its topic",
         "SELECT o.service, o.topic, o.event_id AS event FROM outbox AS o WHERE o.stream IS NOT NULL"
-        " AND o.published > :since AND o.published > coalesce((SELECT max(p.first_at) FROM partitions AS p"
-        " WHERE p.topic = o.topic AND p.first > 0), 0)"
+        " AND o.published > :since AND o.published > :margin + coalesce((SELECT max(p.first_at) FROM partitions"
+        " AS p WHERE p.topic = o.topic AND p.first > 0), 0)"
         " AND NOT EXISTS (SELECT 1 FROM records AS r WHERE r.event_id = o.event_id AND r.topic = o.topic)",
         since=evidence.scope.log_from + LOG_MARGIN,
+        margin=LOG_MARGIN,
     )
     _timeline(evidence, found)
     _rows_of_others(evidence, found)

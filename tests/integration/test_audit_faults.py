@@ -59,6 +59,18 @@ FAULTS: list[tuple[int, str, str, tuple[str, ...]]] = [
         "dispatch",
         ("DELETE FROM outbox WHERE subject = '{closed}' AND topic = 'gongdan.dispatch' AND version = 2",),
     ),
+    (
+        3,
+        "events of a subject that has no row",
+        "review",
+        ("DELETE FROM reviews WHERE ticket_id = '{late}'",),
+    ),
+    (
+        3,
+        "review has applied what sla never published",
+        "review",
+        ("INSERT INTO inbox (subject, publisher, version) VALUES ('{new}', 'sla', 1)",),
+    ),
     (3, "the row's version is not", "review", ("UPDATE reviews SET version = 9 WHERE ticket_id = '{late}'",)),
     (
         3,
@@ -103,6 +115,22 @@ FAULTS: list[tuple[int, str, str, tuple[str, ...]]] = [
     ),
     (
         7,
+        "fired in the future",
+        "sla",
+        ("UPDATE clocks SET breached_at = now() + interval '1 day' WHERE ticket_id = '{late}' AND state = 'breached'",),
+    ),
+    (
+        7,
+        "the breach event tells another time",
+        "sla",
+        (
+            "UPDATE clocks SET breached_at = breached_at + interval '1 second' WHERE ticket_id = '{late}'"
+            " AND state = 'breached'",
+        ),
+    ),
+    (7, "cycles with a hole", "sla", ("DELETE FROM clocks WHERE ticket_id = '{late}' AND state = 'running'",)),
+    (
+        7,
         "not one breach event",
         "sla",
         (
@@ -142,6 +170,35 @@ FAULTS: list[tuple[int, str, str, tuple[str, ...]]] = [
         ),
     ),
     (8, "a dead letter that is in no table", "review", ("DELETE FROM dead_letters",)),
+    (8, "dead without a reason", "review", ("UPDATE dead_letters SET error = ''",)),
+    (
+        8,
+        "buried twice",
+        "review",
+        (
+            "INSERT INTO dead_letters (topic, partition, record_offset, headers, payload, error, attempts)"
+            " SELECT topic, partition, record_offset, headers, payload, error, attempts FROM dead_letters",
+        ),
+    ),
+    (
+        8,
+        "parked though its row is there",
+        "review",
+        (
+            "INSERT INTO parked_events (subject, publisher, version, topic, partition, record_offset, headers, payload,"
+            " reason) SELECT subject, publisher, version + 1, 'gongdan.sla', 0, 0, '[]', '', 'not yet' FROM inbox"
+            " WHERE subject = '{late}' AND publisher = 'sla'",
+        ),
+    ),
+    (
+        8,
+        "parked though it was applied",
+        "review",
+        (
+            "INSERT INTO parked_events (subject, publisher, version, topic, partition, record_offset, headers, payload,"
+            " reason) VALUES ('{late}', 'intake', 1, 'gongdan.intake', 0, 0, '[]', '', 'not yet')",
+        ),
+    ),
     (
         8,
         "a dead letter that is not on its topic",
@@ -164,6 +221,15 @@ FAULTS: list[tuple[int, str, str, tuple[str, ...]]] = [
         "not exactly one row in the audit trail",
         "dispatch",
         ("DELETE FROM audit_trail WHERE subject = '{closed}' AND action = 'ticket.closed'",),
+    ),
+    (
+        10,
+        "a row in the audit trail of an event that was never published",
+        "review",
+        (
+            "INSERT INTO audit_trail (actor, action, subject, details) VALUES ('a', 'review.approved', '{late}',"
+            ' \'{{"event_id": "{new}"}}\')',
+        ),
     ),
     (
         11,
