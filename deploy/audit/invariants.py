@@ -1,6 +1,6 @@
 """The twelve invariants, in the order of the fault plan. Each is a question to what was read; one breach is red."""
 
-from deploy.audit import delivery, promises
+from deploy.audit import delivery, effects, promises
 from deploy.audit.evidence import Evidence
 from deploy.audit.findings import Findings, Invariant
 
@@ -76,7 +76,7 @@ INVARIANTS = (
         4,
         "effects",
         "Every event is published, and has exactly one effect at each subscriber.",
-        promises.effects_are_single,
+        effects.effects_are_single,
     ),
     Invariant(
         5,
