@@ -5,18 +5,23 @@ moved to another row does not open. What leaves intake is the hash, and text wit
 """
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import os
 import re
+from typing import Any
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 NONCE_BYTES = 12
-VERSION = b"\x01"
+KEY_ID_BYTES = 4
+FORMAT_WITHOUT_KEY = b"\x01"
+FORMAT = b"\x02"
 CUSTOMER_KEY_HEX = 32
+REFERENCE = "hashed:"
 
 # What people put between digits: spaces of any kind, dashes, dots, brackets, in either width.
 _BETWEEN = r"[\s\-\u2010-\u2015\uff0d.\uff0e\u00b7()\uff08\uff09_]{0,2}"
@@ -24,9 +29,10 @@ _DIGIT_RUN = re.compile(rf"\d(?:{_BETWEEN}\d){{6}}")
 _IDENTITY = re.compile(r"(?<![0-9A-Za-z])(\d{6})\d{8}(\d{3}[0-9Xx])(?![0-9A-Za-z])")
 _OLD_IDENTITY = re.compile(r"(?<!\d)\d{8}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(\d{3})(?!\d)")
 _MOBILE = re.compile(rf"(?<!\d)((?:(?:\+|00)?86{_BETWEEN})?)(1{_BETWEEN}[3-9](?:{_BETWEEN}\d){{9}})(?!\d)")
-_CARD = re.compile(r"(?<!\d)\d(?:[- ]?\d){15,18}(?!\d)")
+_CARD = re.compile(r"(?<![\dT])\d(?:[- ]?\d){15,18}(?!\d)")
 _LANDLINE = re.compile(rf"(?<!\d)0\d{{2,3}}{_BETWEEN}\d{{7,8}}(?!\d)")
 _LONG_RUN = re.compile(r"\d{20,}")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _FULLWIDTH_DIGIT = re.compile("[０-９]")
 _FULLWIDTH = str.maketrans("０１２３４５６７８９", "0123456789")
 
@@ -61,36 +67,90 @@ def mask_value(value: str | int | float | bool | None, name: str | None = None) 
     return value
 
 
+def mask_json(value: Any) -> Any:
+    """Every text and number in parsed JSON masked, names of fields too; only UUIDs stay as they are."""
+    if isinstance(value, dict):
+        return {mask(name): mask_json(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [mask_json(each) for each in value]
+    if isinstance(value, str) and _UUID.fullmatch(value):
+        return value
+    return mask_value(value)
+
+
+def mask_phone(phone: str) -> str:
+    """What a person who may not know a phone sees of it: 138****0000; two digits at most of a short one."""
+    digits = re.sub(r"\D", "", phone)
+    digits = digits.removeprefix("86") if len(digits) == 13 else digits
+    return _ends(digits, 3) if len(digits) >= 11 else f"****{digits[-2:]}"
+
+
+def mask_name(name: str) -> str:
+    """The first character and stars."""
+    return name[:1] + "*" * max(1, len(name) - 1)
+
+
 def _ends(text: str, kept: int, middle: str = "****") -> str:
     digits = re.sub(r"\D", "", text)
     return f"{digits[:kept]}{middle}{digits[-4:]}"
 
 
-class Vault:
-    """Encrypts personal data and makes customer keys. Both keys are 32 bytes, given as base64."""
+class KeyMissing(ValueError):
+    """The key that sealed this is not among those given."""
 
-    def __init__(self, data_key: str, index_key: str) -> None:
-        self._cipher = AESGCM(_key(data_key))
+
+class Vault:
+    """Encrypts personal data and makes customer keys. Every key is 32 bytes, given as base64.
+
+    `data_keys` are separated by commas: the first seals, all open. A sealed text is its format (one byte), the id of
+    its key (four bytes, from format 2 on), the nonce, and the ciphertext.
+    """
+
+    def __init__(self, data_keys: str, index_key: str) -> None:
+        keys = [_key(text.strip()) for text in data_keys.split(",")]
+        self._ciphers = {hashlib.sha256(key).digest()[:KEY_ID_BYTES]: AESGCM(key) for key in keys}
         self._index_key = _key(index_key)
+        self.prefix = FORMAT + next(iter(self._ciphers))
+        """How a text begins that was sealed with the first key."""
+        self.older_prefixes = [FORMAT_WITHOUT_KEY, *(FORMAT + name for name in list(self._ciphers)[1:])]
+        """How texts begin that may open, but were sealed otherwise."""
 
     def seal(self, ticket_id: UUID, clear: bytes) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
-        return VERSION + nonce + self._cipher.encrypt(nonce, clear, ticket_id.bytes)
+        return self.prefix + nonce + next(iter(self._ciphers.values())).encrypt(nonce, clear, ticket_id.bytes)
 
     def open(self, ticket_id: UUID, sealed: bytes) -> bytes:
-        """Raises `ValueError` when the row was altered, moved, or sealed with another key."""
-        nonce, body = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
-        try:
-            return self._cipher.decrypt(nonce, body, ticket_id.bytes)
-        except InvalidTag:
-            raise ValueError("the personal data of this row does not open with the key in use") from None
+        """Raises `KeyMissing` when its key is not among those given, `ValueError` when it was altered or moved."""
+        if sealed[:1] == FORMAT_WITHOUT_KEY:
+            ciphers, start = list(self._ciphers.values()), 1
+        else:
+            start = 1 + KEY_ID_BYTES
+            cipher = self._ciphers.get(sealed[1:start])
+            if cipher is None:
+                raise KeyMissing("the key that sealed this row is not among the data keys")
+            ciphers = [cipher]
+        nonce, body = sealed[start : start + NONCE_BYTES], sealed[start + NONCE_BYTES :]
+        for cipher in ciphers:
+            with contextlib.suppress(InvalidTag):
+                return cipher.decrypt(nonce, body, ticket_id.bytes)
+        raise ValueError("the personal data of this row does not open with the keys in use")
 
     def customer_key(self, phone: str) -> str:
         """The blind index of a customer: the same phone gives the same key, and the key tells nothing of the phone."""
         digits = re.sub(r"\D", "", phone)
         if len(digits) == 13 and digits.startswith("86"):
             digits = digits[2:]
-        return hmac.new(self._index_key, digits.encode(), hashlib.sha256).hexdigest()[:CUSTOMER_KEY_HEX]
+        return self._index(digits)
+
+    def reference(self, text: str) -> str:
+        """Stands for a channel's own reference that must not be kept as it is; the same text gives the same. What is
+        one already stays as it is."""
+        if text.startswith(REFERENCE):
+            return text
+        return REFERENCE + self._index(f"reference:{text}")
+
+    def _index(self, text: str) -> str:
+        return hmac.new(self._index_key, text.encode(), hashlib.sha256).hexdigest()[:CUSTOMER_KEY_HEX]
 
 
 def _key(text: str) -> bytes:

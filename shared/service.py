@@ -20,6 +20,7 @@ from starlette.responses import PlainTextResponse
 from shared.clock import Clock
 from shared.database.engine import Database
 from shared.database.leases import Leases
+from shared.database.sealer import Sealer
 from shared.errors import Transient
 from shared.http import problems
 from shared.http.auth import Door, allow
@@ -28,11 +29,13 @@ from shared.http.key_store import KeyStore
 from shared.http.key_uses import KeyUses, keys_route
 from shared.http.keys import Role
 from shared.http.limits import Guard, Limits
+from shared.http.operations import Operated, operations_routes
 from shared.http.protocol import bounded
 from shared.http.rate import RateLimits
 from shared.http.tokens import tokens_of
-from shared.messaging import inbox, outbox
+from shared.messaging import inbox, outbox, pauses
 from shared.messaging.consumer import Consumer
+from shared.messaging.erasure import Scrubber
 from shared.messaging.log_watch import LogWatch
 from shared.messaging.projection import Projection
 from shared.messaging.relay import Relay
@@ -94,6 +97,7 @@ class Service:
         self.name = name
         self.settings = settings
         self.clock = Clock(settings.time_scale, settings.time_origin)
+        self._outbox = outbox_table
         url = settings.database_url.get_secret_value()
         self.database = Database(url, outbox_table, pool_size=settings.database_pool_size)
         self.background = Database(url, outbox_table, pool_size=BACKGROUND_POOL_SIZE)
@@ -117,6 +121,7 @@ class Service:
         self._databases = (self.database, self.background, self._relay_database, self._health_database)
         self._jobs: list[Job] = []
         self._stuck = inbox.Stuck(0, 0, 0)
+        self._paused: dict[str, pauses.Pause] = {}
         self.warnings.append(self._warn_of_stuck)
         self._stop = asyncio.Event()
         # The documentation page brings its own scripts: operators' networks often reach no CDN.
@@ -186,7 +191,8 @@ class Service:
         if {"consumer", "relay", "api"} & set(roles):
             background.append(self.watch.run)
         if "relay" in roles:
-            background.append(self._relay)
+            background += [self._relay, Sealer(self._relay_database, self.leases).run]
+            background.append(Scrubber(self._relay_database, self.leases).run)
         if "consumer" in roles and self.consumer is not None:
             background.append(self.consumer.run)
         if "jobs" in roles:
@@ -279,6 +285,14 @@ class Service:
             self.checks["outbox"] = self._check_outbox
         if "consumer" in roles and self.consumer is not None:
             self.checks["consumer"] = self._check_consumer
+        if self.consumer is not None:
+            tickets = next(
+                table
+                for table in self._outbox.metadata.tables.values()
+                if "ticket_no" in table.c and table.c.ticket_no.unique
+            )
+            operated = Operated(self.name, self.database, self.watch, self.consumer.applier, tickets)
+            self.app.include_router(operations_routes(operated))
         self.app.include_router(health_routes(self.checks, lambda: [text for fn in self.warnings for text in fn()]))
         self.app.add_api_route(
             "/metrics",
@@ -303,6 +317,10 @@ class Service:
             found.append(f"{self._stuck.dead} dead letters wait for a person")
         if self._stuck.parked_long:
             found.append(f"{self._stuck.parked_long} events have waited for another one for over 10 minutes")
+        for each in self._paused.values():
+            if each.paused_by != pauses.STOPPED_BY:
+                what = "every topic" if each.topic == pauses.ALL else each.topic
+                found.append(f"{each.paused_by} paused the reading of {what}: {each.reason}")
         return found
 
     async def _check_database(self) -> str | None:
@@ -331,12 +349,12 @@ class Service:
             return None
         try:
             self._stuck = await self._health_database.read(inbox.stuck)
+            self._paused = await self._health_database.read(pauses.pauses)
         except Transient:
             return "unknown: the database does not answer"
         metrics.parked_now.set(self._stuck.parked)
         metrics.parked_long.set(self._stuck.parked_long)
         metrics.dead_letters_open.set(self._stuck.dead)
-        metrics.consumer_stopped.set(0 if consumer.failure is None else 1)
         if consumer.failure is not None:
             return consumer.failure
         if consumer.lag > self.settings.ready_lag_limit:

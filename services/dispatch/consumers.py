@@ -14,7 +14,7 @@ from services.dispatch.domain.order import IN_HAND, OVER, RULES, OrderStatus, Wo
 from services.dispatch.schemas import Progress, ReplyIn, Return, Transfer
 from services.dispatch.usecases import Desk
 from shared.contracts.branch import AcceptOrder, ProgressOrder, ReplyOrder, ReturnOrder, TransferOrder
-from shared.contracts.intake import TicketAnswered, TicketWithdrawn
+from shared.contracts.intake import TicketAnswered, TicketErased, TicketWithdrawn
 from shared.contracts.review import ReviewApproved, ReviewMerged
 from shared.contracts.sla import EscalationRaised
 from shared.database.engine import Transaction
@@ -46,6 +46,7 @@ class DispatchProjection:
             ReviewMerged.TYPE: self.on_ticket_ended,
             TicketWithdrawn.TYPE: self.on_ticket_ended,
             TicketAnswered.TYPE: self.on_ticket_ended,
+            TicketErased.TYPE: self.on_ticket_erased,
             EscalationRaised.TYPE: self.on_escalation_raised,
         }
         self._commands: dict[str, Callable[[WorkOrder, Any, str, datetime], None]] = {
@@ -78,6 +79,8 @@ class DispatchProjection:
             transaction.publish_pending(order)
         if touched:
             await repository.save(transaction.connection, touched, state.now)
+        if erased := [order.ticket_id for order in touched if order.ticket is not None and order.ticket.erased]:
+            await repository.erase_notes(transaction.connection, erased)
 
     async def on_new_log(self, transaction: Transaction) -> None:
         """Branches read their topics themselves and ask nobody for a replay: tell them again what is still open."""
@@ -106,6 +109,12 @@ class DispatchProjection:
             reason = data.reason if isinstance(data, TicketWithdrawn) else event.type
             verbs.end(order, reason, data.actor, state.now)
         state.by_ticket[event.subject] = state.touched[event.subject] = order
+
+    def on_ticket_erased(self, state: Orders, event: Event) -> None:
+        """A ticket that never came here has nothing to erase; what may still come of it is blank."""
+        if (order := state.by_ticket.get(event.subject)) is not None:
+            verbs.erase(order)
+            state.touched[event.subject] = order
 
     def on_escalation_raised(self, state: Orders, event: Event) -> None:
         data: EscalationRaised = event.data

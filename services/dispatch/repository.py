@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import and_, func, select, text
+from sqlalchemy import and_, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.dispatch.domain.order import IN_HAND, OrderStatus, WorkOrder
@@ -13,8 +13,8 @@ from services.dispatch.tables import callbacks, work_orders
 from shared.contracts.dispatch import Label, Reply
 from shared.contracts.ticket import TicketSnapshot
 from shared.database.columns import Json
+from shared.database.engine import LONG_STATEMENT
 from shared.database.rows import RowWriter
-from shared.messaging.outbox import REPLAY_TIMEOUT
 
 OrderRow: TypeAlias = Any
 
@@ -117,6 +117,13 @@ def _values(order: WorkOrder, now: datetime) -> dict[str, Any]:
     }
 
 
+async def erase_notes(connection: AsyncConnection, ticket_ids: Sequence[UUID]) -> None:
+    """Take away what callback staff wrote about these tickets."""
+    await connection.execute(
+        update(callbacks).where(callbacks.c.ticket_id == text("ANY(:ids)")).values(note=None), {"ids": ticket_ids}
+    )
+
+
 async def page(
     connection: AsyncConnection, filters: Mapping[str, Any], before: UUID | None, limit: int
 ) -> list[OrderRow]:
@@ -148,7 +155,7 @@ async def waiting_for_callback(connection: AsyncConnection, limit: int) -> tuple
 
 async def publish_open_orders_again(connection: AsyncConnection) -> None:
     """The branches' topics are empty again: what they were told about orders still in their hands goes out anew."""
-    await connection.execute(text(f"SET LOCAL statement_timeout = '{REPLAY_TIMEOUT}'"))
+    await connection.execute(text(f"SET LOCAL statement_timeout = '{LONG_STATEMENT}'"))
     await connection.execute(
         text(
             "UPDATE outbox SET published_at = NULL FROM work_orders"

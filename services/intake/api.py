@@ -15,6 +15,9 @@ from services.intake.schemas import (
     IMPORT_REQUEST,
     AnswerTicket,
     Contact,
+    EraseCustomer,
+    Erased,
+    MaskedCustomer,
     RegisterTicket,
     SearchTickets,
     SupplementTicket,
@@ -27,12 +30,13 @@ from services.intake.schemas import (
 )
 from services.intake.usecases import change, register
 from services.intake.usecases.bulk import Import
-from services.intake.usecases.desk import Desk, check_channel, links, may_see
+from services.intake.usecases.desk import Desk, check_channel, links, may_see, opened
+from services.intake.usecases.erase import erase_customer
 from services.intake.usecases.register import Registration
 from shared.contracts.ticket import TicketSnapshot
 from shared.database.engine import Database, Transaction
 from shared.database.group_commit import GroupCommit
-from shared.errors import NotFound
+from shared.errors import Conflict, NotFound
 from shared.http.auth import Principal, allow
 from shared.http.fields import Moment, RequestModel
 from shared.http.idempotency import IdempotencyKey, answer_once, request_hash
@@ -42,6 +46,7 @@ from shared.http.paging import Cursor, Limit, cursor_out, read_cursor
 from shared.http.problems import Problem, Refused, unavailable
 from shared.http.references import TicketReference, ticket_reference
 from shared.messaging.relay import Relay
+from shared.privacy import mask_name, mask_phone
 from shared.telemetry import metrics
 
 IMPORT_PATH = "/v1/tickets:batch"
@@ -158,8 +163,28 @@ def routes(
         cursor: Cursor = None,
         limit: Limit = 50,
     ) -> Response:
-        filters = {"customer_key": desk.vault.customer_key(request.phone)}
-        return await _page(principal, filters, read_cursor(cursor), limit)
+        customer_key = desk.vault.customer_key(request.phone)
+        await database.write(lambda transaction: change.note_search(transaction, principal, customer_key))
+        return await _page(principal, {"customer_key": customer_key}, read_cursor(cursor), limit)
+
+    @router.post(
+        "/customers:erase",
+        tags=["customers"],
+        summary="Erase a customer's personal data in all services",
+        response_model=Erased,
+        responses={409: {"model": Problem}},
+    )
+    async def erase(
+        http: Request,
+        request: EraseCustomer,
+        principal: Annotated[Principal, Depends(allow(Role.supervisor))],
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        """For closed tickets only: while one is open, 409 names it. Safe to repeat. Here it is done with the answer;
+        the other services follow within seconds. What is in the log of Kafka goes with its retention."""
+        return await answer_once(
+            database, http, principal, idempotency_key, lambda tx: erase_customer(desk, tx, principal, request)
+        )
 
     async def _page(principal: Principal, filters: dict[str, Any], before: UUID | None, limit: int) -> Response:
         wanted = {name: value for name, value in filters.items() if value is not None}
@@ -169,14 +194,14 @@ def routes(
             wanted["channel"] = principal.scope
         rows = await database.read(lambda connection: repository.page(connection, wanted, before, limit + 1))
         following = cursor_out(rows[limit - 1].ticket_id) if len(rows) > limit else None
-        page = TicketPage(items=[_view(row) for row in rows[:limit]], next_cursor=following)
+        page = TicketPage(items=[_view(desk, principal, row) for row in rows[:limit]], next_cursor=following)
         return _json(page)
 
     @router.get(
         "/tickets/{reference}", summary="A ticket, by number or id", response_model=TicketView, responses=NOT_FOUND
     )
     async def ticket(reference: TicketReference, principal: Annotated[Principal, Depends(allow(*READERS))]) -> Response:
-        return _json(_view(await _find(reference, principal)))
+        return _json(_view(desk, principal, await _find(reference, principal)))
 
     @router.get(
         "/tickets/{reference}/timeline",
@@ -268,7 +293,21 @@ async def within(places: asyncio.Semaphore, parts: AsyncGenerator[bytes, None]) 
             yield part
 
 
-def _view(row: Any) -> TicketView:
+def _masked(desk: Desk, principal: Principal, row: Any) -> MaskedCustomer | None:
+    if principal.role is Role.ops:
+        return None
+    try:
+        personal = opened(desk, row)
+    except Conflict:
+        return None
+    return MaskedCustomer(
+        name=mask_name(personal.name) if personal.name else None,
+        phone=mask_phone(personal.phone),
+        contact_phone=mask_phone(personal.contact_phone or personal.phone),
+    )
+
+
+def _view(desk: Desk, principal: Principal, row: Any) -> TicketView:
     return TicketView(
         ticket_id=row.ticket_id,
         ticket_no=row.ticket_no,
@@ -279,6 +318,7 @@ def _view(row: Any) -> TicketView:
         accepted_at=row.accepted_at,
         updated_at=row.updated_at,
         closed_at=row.closed_at,
+        customer=_masked(desk, principal, row),
         ticket=TicketSnapshot.model_validate(row.snapshot),
         links=links(row.ticket_no),
     )

@@ -2,6 +2,7 @@
 
 from services.intake import api
 from services.intake.consumers import Intake
+from services.intake.jobs import Jobs
 from services.intake.settings import Settings
 from services.intake.tables import plumbing
 from services.intake.usecases.desk import Desk
@@ -27,4 +28,7 @@ def build(settings: Settings) -> Service:
     )
     service.routes(api.routes(desk, service.database, registrations, service.relay, settings.outbox_backlog_limit))
     service.consume(Intake())
+    jobs = Jobs(desk, service.background, service.leases, settings.personal_retention_days)
+    service.job(jobs.keep)
+    service.warnings.append(jobs.warnings)
     return service

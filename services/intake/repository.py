@@ -5,14 +5,20 @@ from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import and_, bindparam, select, text, tuple_, update
+from sqlalchemy import and_, bindparam, func, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.intake.domain import TERMINAL
-from services.intake.tables import ticket_timeline, tickets
+from services.intake.tables import SEALED_WITH, ticket_timeline, tickets
+from shared.messaging import inbox
 
 TicketRow: TypeAlias = Any
 
+# Below or above it: an index finds these, and never "other than".
+_SEALED_OTHERWISE = text(
+    f"personal IS NOT NULL AND ({SEALED_WITH} < CAST(:prefix AS bytea) OR {SEALED_WITH} > CAST(:prefix AS bytea))"
+)
+_SEALED_WITH = text(f"personal IS NOT NULL AND {SEALED_WITH} = ANY(CAST(:prefixes AS bytea[]))")
 _ENDED = [str(status) for status in TERMINAL]
 
 
@@ -181,3 +187,107 @@ async def timeline(connection: AsyncConnection, ticket_id: UUID) -> list[TicketR
         .order_by(ticket_timeline.c.at, ticket_timeline.c.event_id)
     )
     return list((await connection.execute(query)).all())
+
+
+# ---- the end of personal data --------------------------------------------------------------------------------------
+
+_TO_ERASE = (
+    tickets.c.ticket_id,
+    tickets.c.ticket_no,
+    tickets.c.status,
+    tickets.c.external_id,
+    tickets.c.version,
+    tickets.c.snapshot,
+    tickets.c.personal,
+)
+
+
+async def lock_of_customer(connection: AsyncConnection, customer_key: str) -> list[TicketRow]:
+    """Every ticket of a customer, held against the consumer and against other writers, in id order."""
+    wanted = select(tickets.c.ticket_id).where(tickets.c.customer_key == customer_key)
+    return await _lock_to_erase(connection, wanted)
+
+
+async def lock_expired(connection: AsyncConnection, before: datetime, count: int) -> list[TicketRow]:
+    """Some tickets with personal data that ended before then, the oldest first."""
+    wanted = (
+        select(tickets.c.ticket_id)
+        .where(tickets.c.personal.is_not(None), tickets.c.closed_at < before, tickets.c.status.in_(_ENDED))
+        .order_by(tickets.c.closed_at)
+        .limit(count)
+    )
+    return await _lock_to_erase(connection, wanted, tickets.c.closed_at < before, tickets.c.personal.is_not(None))
+
+
+async def _lock_to_erase(connection: AsyncConnection, wanted: Any, *still: Any) -> list[TicketRow]:
+    ids = list((await connection.execute(wanted)).scalars())
+    if not ids:
+        return []
+    # As the consumer does, before the rows: what it reads of a ticket must not pass an erasure.
+    await inbox.hold(connection, ids)
+    query = select(*_TO_ERASE).where(tickets.c.ticket_id.in_(ids), *still).order_by(tickets.c.ticket_id)
+    return list((await connection.execute(query.with_for_update())).all())
+
+
+async def save_erased(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    await connection.execute(
+        update(tickets)
+        .where(tickets.c.ticket_id == bindparam("id"))
+        .values(
+            personal=None,
+            snapshot=bindparam("new_snapshot"),
+            external_id=bindparam("new_external_id"),
+            version=bindparam("new_version"),
+            updated_at=bindparam("new_updated_at"),
+        ),
+        list(rows),
+    )
+
+
+async def timeline_texts(connection: AsyncConnection, ticket_ids: Sequence[UUID]) -> list[TicketRow]:
+    columns = (
+        ticket_timeline.c.ticket_id,
+        ticket_timeline.c.event_id,
+        ticket_timeline.c.type,
+        ticket_timeline.c.details,
+    )
+    rows = await connection.execute(select(*columns).where(ticket_timeline.c.ticket_id.in_(ticket_ids)))
+    return list(rows.all())
+
+
+async def save_details(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    if rows:
+        await connection.execute(
+            update(ticket_timeline)
+            .where(ticket_timeline.c.ticket_id == bindparam("ticket"), ticket_timeline.c.event_id == bindparam("event"))
+            .values(details=bindparam("new_details")),
+            [dict(row) for row in rows],
+        )
+
+
+async def lock_sealed_with(
+    connection: AsyncConnection, prefixes: Sequence[bytes], besides: Sequence[UUID], count: int
+) -> list[TicketRow]:
+    """Some tickets whose personal data begins with one of these; those that somebody holds are left out."""
+    query = (
+        select(tickets.c.ticket_id, tickets.c.personal)
+        .where(_SEALED_WITH, tickets.c.ticket_id.not_in(besides))
+        .limit(count)
+        .with_for_update(skip_locked=True)
+    )
+    return list((await connection.execute(query, {"prefixes": prefixes})).all())
+
+
+async def save_personal(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    await connection.execute(
+        update(tickets).where(tickets.c.ticket_id == bindparam("id")).values(personal=bindparam("new_personal")),
+        list(rows),
+    )
+
+
+async def sealed_with_others(connection: AsyncConnection, prefix: bytes, prefixes: Sequence[bytes]) -> tuple[int, int]:
+    """How many tickets' personal data begins otherwise than `prefix`, and how many of them with one of `prefixes`."""
+    count = select(func.count()).select_from(tickets)
+    all_others = await connection.execute(count.where(_SEALED_OTHERWISE), {"prefix": prefix})
+    known = await connection.execute(count.where(_SEALED_WITH), {"prefixes": prefixes})
+    return all_others.scalar_one(), known.scalar_one()

@@ -136,6 +136,20 @@ class SearchTickets(RequestModel):
     phone: Phone
 
 
+class EraseCustomer(RequestModel):
+    """The phone in a body, so that it never stands in a URL."""
+
+    phone: Phone
+    reason: ShortText = Field(description="kept in the audit trail, with numbers masked")
+
+
+class Erased(BaseModel):
+    """The closed tickets of the customer whose data went now; those erased before are not named again."""
+
+    customer_key: str
+    tickets: list[str]
+
+
 class Links(BaseModel):
     self: str
     timeline: str
@@ -177,8 +191,19 @@ IMPORT_ANSWER: dict[str, Any] = {
 }
 
 
+class MaskedCustomer(BaseModel):
+    """Enough to recognise the customer on the line, too little to call."""
+
+    name: str | None
+    phone: str
+    contact_phone: str
+
+
 class TicketView(BaseModel):
-    """A ticket as everyone who may see it sees it: text masked, no phone, no name."""
+    """A ticket as everyone who may see it sees it: text, phone and name masked.
+
+    `customer` is None after an erasure, while no key opens it, and to whoever only runs the system.
+    """
 
     ticket_id: UUID
     ticket_no: str
@@ -189,6 +214,7 @@ class TicketView(BaseModel):
     accepted_at: datetime
     updated_at: datetime
     closed_at: datetime | None
+    customer: MaskedCustomer | None
     ticket: TicketSnapshot
     links: Links
 

@@ -25,6 +25,9 @@ plumbing = plumbing_tables(metadata)
 
 ticket_numbers = Sequence("ticket_numbers", metadata=metadata)
 
+SEALED_WITH = text("(substring(personal FROM 1 FOR CASE get_byte(personal, 0) WHEN 1 THEN 1 ELSE 5 END))")
+"""How a sealed text begins: format, and from format 2 on the id of its key."""
+
 tickets = Table(
     "tickets",
     metadata,
@@ -52,6 +55,8 @@ tickets = Table(
         "uq_tickets_external", "channel", "external_id", unique=True, postgresql_where=text("external_id IS NOT NULL")
     ),
     Index("ix_tickets_customer", "customer_key", "ticket_id"),
+    Index("ix_tickets_sealed_with", SEALED_WITH, postgresql_where=text("personal IS NOT NULL")),
+    Index("ix_tickets_kept", "closed_at", postgresql_where=text("personal IS NOT NULL AND closed_at IS NOT NULL")),
 )
 
 ticket_timeline = Table(

@@ -9,7 +9,7 @@ from services.review import domain, repository
 from services.review.domain import Review
 from services.review.usecases import Desk
 from shared.contracts.dispatch import OrderReturned, TicketClosed, TicketReopened
-from shared.contracts.intake import TicketAnswered, TicketRegistered, TicketSupplemented, TicketWithdrawn
+from shared.contracts.intake import TicketAnswered, TicketErased, TicketRegistered, TicketSupplemented, TicketWithdrawn
 from shared.contracts.review import Finding
 from shared.contracts.sla import EscalationRaised
 from shared.database.engine import Transaction
@@ -35,6 +35,7 @@ class ReviewProjection:
             TicketSupplemented.TYPE: self.on_ticket_supplemented,
             TicketWithdrawn.TYPE: self.on_ticket_ended,
             TicketAnswered.TYPE: self.on_ticket_ended,
+            TicketErased.TYPE: self.on_ticket_erased,
             TicketClosed.TYPE: self.on_ticket_ended,
             TicketReopened.TYPE: self.on_ticket_reopened,
             OrderReturned.TYPE: self.on_order_returned,
@@ -66,6 +67,8 @@ class ReviewProjection:
             transaction.publish_pending(review)
         if touched:
             await repository.save(transaction.connection, touched, state.now)
+        if erased := [review.ticket_id for review in touched if review.ticket.erased]:
+            await repository.erase_opinions(transaction.connection, erased)
 
     async def on_new_log(self, transaction: Transaction) -> None:
         """Nobody outside reads review's topic."""
@@ -87,6 +90,9 @@ class ReviewProjection:
 
     def on_ticket_ended(self, review: Review, event: Event, now: datetime) -> None:
         domain.end(review)
+
+    def on_ticket_erased(self, review: Review, event: Event, now: datetime) -> None:
+        domain.erase(review)
 
     def on_ticket_reopened(self, review: Review, event: Event, now: datetime) -> None:
         domain.resume(review)

@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from shared.contracts.erasure import blank
 from shared.contracts.review import (
     ApprovalRequested,
     Finding,
@@ -209,6 +210,13 @@ def resume(review: Review) -> None:
     if review.status is ReviewStatus.ended:
         review.status = ReviewStatus.approved
         review.changed = True
+
+
+def erase(review: Review) -> None:
+    """The customer's data was erased: what the review keeps says nothing of the customer any more."""
+    review.ticket = blank(review.ticket)
+    review.findings = tuple(blank(finding) for finding in review.findings)
+    review.changed = True
 
 
 def raise_priority(review: Review, rung: int) -> None:

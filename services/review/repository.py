@@ -92,6 +92,15 @@ def _values(review: Review, now: datetime) -> dict[str, Any]:
     }
 
 
+async def erase_opinions(connection: AsyncConnection, ticket_ids: Sequence[UUID]) -> None:
+    await connection.execute(
+        update(approvals)
+        .where(approvals.c.ticket_id == text("ANY(:ids)"), approvals.c.opinion.is_not(None))
+        .values(opinion=""),
+        {"ids": ticket_ids},
+    )
+
+
 async def claim_next(connection: AsyncConnection, actor: str, seconds: int, count: int) -> list[ReviewRow]:
     """Lease the most urgent reviews that nobody holds; leases run in real database time."""
     rows = await connection.execute(

@@ -32,7 +32,10 @@ class Desk:
 
 
 async def claim_next(desk: Desk, transaction: Transaction, principal: Principal, count: int) -> list[Any]:
-    return await repository.claim_next(transaction.connection, principal.actor, desk.claim_seconds, count)
+    rows = await repository.claim_next(transaction.connection, principal.actor, desk.claim_seconds, count)
+    for row in rows:
+        transaction.audit("review.claimed", actor=principal.actor, subject=str(row.ticket_id))
+    return rows
 
 
 async def claim(desk: Desk, transaction: Transaction, principal: Principal, reference: str) -> Any:
@@ -40,6 +43,7 @@ async def claim(desk: Desk, transaction: Transaction, principal: Principal, refe
     claimed = await repository.claim(transaction.connection, row.ticket_id, principal.actor, desk.claim_seconds)
     if claimed is None:
         raise Conflict("review_not_free", "another reviewer holds it, or it does not wait for review")
+    transaction.audit("review.claimed", actor=principal.actor, subject=str(row.ticket_id))
     return claimed
 
 
@@ -47,6 +51,7 @@ async def release(desk: Desk, transaction: Transaction, principal: Principal, re
     row = await _find(transaction, reference)
     if not await repository.release(transaction.connection, row.ticket_id, principal.actor):
         raise Conflict("review_not_yours", "you do not hold this review")
+    transaction.audit("review.released", actor=principal.actor, subject=str(row.ticket_id))
     return await repository.lock(transaction.connection, row.ticket_id)
 
 
@@ -73,7 +78,7 @@ async def give_back(desk: Desk, transaction: Transaction, principal: Principal, 
         desk.basis(*reason.cites),
         desk.clock.now(),
         reason.code,
-        missing=tuple(request.missing),
+        missing=tuple(mask(code) for code in request.missing),
         note=mask(request.note) if request.note else None,
     )
     return await _save(desk, transaction, review)

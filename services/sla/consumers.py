@@ -18,7 +18,8 @@ from services.sla.repository import incidents as incidents_table
 from services.sla.usecases.desk import Desk, lock_facts, save_facts
 from services.sla.usecases.neighbours import neighbourhoods
 from shared.contracts.dispatch import OrderDispatched, OrderRaised, TicketClosed, TicketReopened
-from shared.contracts.intake import TicketAnswered, TicketRegistered, TicketSupplemented, TicketWithdrawn
+from shared.contracts.erasure import blank
+from shared.contracts.intake import TicketAnswered, TicketErased, TicketRegistered, TicketSupplemented, TicketWithdrawn
 from shared.contracts.registry import MODELS
 from shared.contracts.review import ReviewApproved, ReviewMerged, ReviewReclassified
 from shared.contracts.sla import Problem
@@ -71,6 +72,7 @@ class SlaProjection:
             OrderDispatched.TYPE: self.on_order_dispatched,
             OrderRaised.TYPE: self.on_order_raised,
             TicketReopened.TYPE: self.on_ticket_reopened,
+            TicketErased.TYPE: self.on_ticket_erased,
         }
         triggers = desk.pack.triggers
         clocked = {*triggers.start, *triggers.stop, *desk.pack.terminal_events} & set(MODELS)
@@ -189,6 +191,10 @@ class SlaProjection:
     def on_ticket_reopened(self, state: Watch, facts: Facts, event: Event) -> None:
         facts.ended = False
         facts.archived_at = None
+
+    def on_ticket_erased(self, state: Watch, facts: Facts, event: Event) -> None:
+        """Clocks, classes and the problem stay: they rest on codes, times and the city."""
+        facts.ticket = blank(facts.ticket)
 
     def on_ticket_ended(self, state: Watch, facts: Facts, event: Event) -> None:
         """A closed ticket is archived; a complaint of the same customer and problem made after it is a repeat."""

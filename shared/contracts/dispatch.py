@@ -5,18 +5,21 @@
 """
 
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from shared.contracts.ticket import (
+    ERASABLE,
     Agent,
     Basis,
     ClassMark,
     Contract,
     Element,
     Limit,
+    MaybeText,
     Place,
+    Text,
     Urgency,
     Yuan,
 )
@@ -53,12 +56,12 @@ class OrderSheet(Contract):
     kind: str
     category: str
     category_label: Label
-    content: str
+    content: Text
     customer: OrderCustomer
     occurred_at: datetime | None = None
     accepted_at: datetime
     place: Place | None = None
-    elements: dict[str, Element] = Field(default_factory=dict)
+    elements: Annotated[dict[str, Element], ERASABLE] = Field(default_factory=dict)
     amount: Yuan | None = None
     agent: Agent | None = None
     classes: tuple[ClassMark, ...] = ()
@@ -103,7 +106,7 @@ class OrderProgressed(Contract):
     TOPIC: ClassVar = DISPATCH
 
     branch: str
-    note: str
+    note: Text
     contacted_at: datetime | None = None
     marks: tuple[str, ...] = ()
     actor: str
@@ -112,10 +115,10 @@ class OrderProgressed(Contract):
 class Reply(Contract):
     """The five elements of a reply (GDM-T8). `network` is the finding where the local network had to be verified."""
 
-    process: str
-    content: str
+    process: Text
+    content: Text
     satisfaction: Satisfaction
-    replier: str
+    replier: Text
     replied_at: datetime
     network: Literal["normal", "faulty"] | None = None
 
@@ -140,7 +143,7 @@ class OrderReturned(Contract):
 
     branch: str
     reason_code: str
-    note: str | None = None
+    note: MaybeText = None
     redispatched: bool = False
     basis: Basis
     actor: str
@@ -154,7 +157,7 @@ class OrderTransferred(Contract):
 
     from_branch: str
     to_branch: str
-    reason: str
+    reason: Text
     actor: str
 
 
@@ -166,7 +169,7 @@ class OrderRaised(Contract):
 
     branch: str
     to: Literal["province", "other_province"]
-    reason: str
+    reason: Text
     classes: tuple[ClassMark, ...] = ()
     basis: Basis
     actor: str
@@ -180,7 +183,7 @@ class OrderUrged(Contract):
 
     ticket_no: str
     branch: str
-    reason: str
+    reason: Text
     basis: Basis
     actor: str
 
@@ -212,7 +215,7 @@ class OrderRecalled(Contract):
 
     ticket_no: str
     branch: str
-    reason: str
+    reason: Text
     actor: str
 
 
@@ -225,7 +228,7 @@ class CallbackRecorded(Contract):
     ticket_no: str
     attempt: int
     outcome: Satisfaction
-    note: str | None = None
+    note: MaybeText = None
     actor: str
 
 
@@ -242,7 +245,7 @@ class TicketClosed(Contract):
     reported_outcome: Satisfaction | None = None
     follow_up: bool = False
     notices: tuple[str, ...] = ()
-    note: str | None = None
+    note: MaybeText = None
     basis: Basis
     actor: str
 
@@ -254,7 +257,7 @@ class TicketReopened(Contract):
     TOPIC: ClassVar = DISPATCH
 
     ticket_no: str
-    reason: str
+    reason: Text
     round: int
     basis: Basis
     actor: str

@@ -1,8 +1,8 @@
 """Events of intake: what customers brought in and what became of it at the front line."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from shared.contracts.ticket import Basis, Contract, TicketSnapshot
+from shared.contracts.ticket import Basis, Contract, MaybeText, Text, TicketSnapshot
 from shared.contracts.topics import INTAKE
 
 
@@ -24,7 +24,7 @@ class TicketSupplemented(Contract):
 
     ticket: TicketSnapshot
     changed: tuple[str, ...]
-    note: str | None = None
+    note: MaybeText = None
     actor: str
 
 
@@ -35,7 +35,7 @@ class TicketWithdrawn(Contract):
     TOPIC: ClassVar = INTAKE
 
     ticket_no: str
-    reason: str
+    reason: Text
     actor: str
 
 
@@ -46,6 +46,20 @@ class TicketAnswered(Contract):
     TOPIC: ClassVar = INTAKE
 
     ticket_no: str
-    answer: str
+    answer: Text
     basis: Basis
+    actor: str
+
+
+class TicketErased(Contract):
+    """The customer's data is gone at intake; every service takes the customer's texts out of what it keeps.
+
+    `cause`: somebody asked for it, or the time that such data is kept is over.
+    """
+
+    TYPE: ClassVar = "ticket.erased"
+    TOPIC: ClassVar = INTAKE
+
+    ticket_no: str
+    cause: Literal["request", "retention"]
     actor: str

@@ -12,6 +12,7 @@ _MODELS: tuple[EventModel, ...] = (
     intake.TicketSupplemented,
     intake.TicketWithdrawn,
     intake.TicketAnswered,
+    intake.TicketErased,
     review.ReviewHeld,
     review.ReviewReclassified,
     review.ReviewApproved,

@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 from uuid import UUID
 
-from shared.contracts.ticket import Basis, Contract, TicketRef, TicketSnapshot
+from shared.contracts.ticket import Basis, Contract, MaybeText, Text, TicketRef, TicketSnapshot
 from shared.contracts.topics import REVIEW
 
 
@@ -11,8 +11,8 @@ class Finding(Contract):
     """One thing a check found, in words for a person. `proposal` is what the rule suggests (a category, a reason)."""
 
     rule: str
-    message_zh: str
-    message_en: str
+    message_zh: Text
+    message_en: Text
     proposal: str | None = None
 
 
@@ -50,7 +50,7 @@ class ReviewApproved(Contract):
     round: int
     automatic: bool
     branch: str | None = None
-    note: str | None = None
+    note: MaybeText = None
     basis: Basis
     actor: str
 
@@ -65,7 +65,7 @@ class ReviewReturned(Contract):
     round: int
     reason_code: str
     missing: tuple[str, ...] = ()
-    note: str | None = None
+    note: MaybeText = None
     automatic: bool
     basis: Basis
     actor: str
@@ -79,7 +79,7 @@ class ReviewMerged(Contract):
 
     ticket_no: str
     into: TicketRef
-    note: str | None = None
+    note: MaybeText = None
     basis: Basis
     actor: str
 
@@ -106,7 +106,7 @@ class ApprovalGranted(Contract):
     ticket_no: str
     approval_id: UUID
     kind: Literal["major_opinion"]
-    opinion: str
+    opinion: Text
     basis: Basis
     actor: str
 
@@ -120,6 +120,6 @@ class ApprovalRefused(Contract):
     ticket_no: str
     approval_id: UUID
     kind: Literal["major_opinion"]
-    opinion: str
+    opinion: Text
     basis: Basis
     actor: str

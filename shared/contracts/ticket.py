@@ -11,6 +11,17 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+
+class Erasable:
+    """Marks a field that an erasure takes away (`erasure.py`): what a person wrote about the customer, or what leads to
+    the customer. Codes, times and cities stay."""
+
+
+ERASABLE = Erasable()
+
+Text = Annotated[str, ERASABLE]
+MaybeText = Annotated[str | None, ERASABLE]
+
 Element = str | int | float | bool | None
 """A dispatch element as given; None means "asked for, and the customer cannot give it"."""
 
@@ -47,15 +58,15 @@ class ContactFacts(Contract):
     differs: bool = False
     suspended_at: datetime | None = None
     other_in_text: bool = False
-    number_prefix: str = ""
+    number_prefix: Text = ""
 
 
 class Place(Contract):
     city: str | None = None
-    district: str | None = None
-    address: str | None = None
-    longitude: float | None = None
-    latitude: float | None = None
+    district: MaybeText = None
+    address: MaybeText = None
+    longitude: Annotated[float | None, ERASABLE] = None
+    latitude: Annotated[float | None, ERASABLE] = None
 
 
 class Agent(Contract):
@@ -86,30 +97,34 @@ class TicketRef(Contract):
 
 
 class TicketSnapshot(Contract):
-    """The whole ticket as of one event, so that a consumer needs to ask nobody."""
+    """The whole ticket as of one event, so that a consumer needs to ask nobody.
+
+    `erased`: the customer's texts were taken away, what is left says nothing of the customer.
+    """
 
     ticket_no: str
     channel: str
-    external_id: str | None = None
+    external_id: MaybeText = None
     kind: str
     category: str
     customer: CustomerFacts
     contact: ContactFacts = ContactFacts()
-    content: str
+    content: Text
     occurred_at: datetime | None = None
     accepted_at: datetime
     submitted_at: datetime
     place: Place | None = None
-    elements: dict[str, Element] = Field(default_factory=dict)
+    elements: Annotated[dict[str, Element], ERASABLE] = Field(default_factory=dict)
     amount: Yuan | None = None
     agent: Agent | None = None
-    call_serial: str | None = None
+    call_serial: MaybeText = None
     flags: tuple[str, ...] = ()
     classes: tuple[ClassMark, ...] = ()
     urgency: Urgency
     open_duplicate: TicketRef | None = None
     pack: str
     pack_version: str
+    erased: bool = False
 
 
 class Limit(Contract):

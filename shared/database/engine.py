@@ -38,6 +38,8 @@ SERVER_SETTINGS = {
     "random_page_cost": "1.1",
     "application_name": "gongdan",
 }
+# For work over a week of events, which takes longer than any statement on a request's way may.
+LONG_STATEMENT = "10min"
 POOL_TIMEOUT_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 5.0
 

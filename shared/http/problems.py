@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from shared.errors import DomainError, ErrorKind, Transient
+from shared.privacy import mask
 from shared.telemetry.tracing import trace_id
 
 log = logging.getLogger(__name__)
@@ -94,8 +95,11 @@ def problem(
         title=TITLES.get(status, "Error"),
         status=status,
         code=code,
-        detail=detail,
-        errors=list(errors),
+        # A detail may quote what was given.
+        detail=mask(detail),
+        errors=[
+            field.model_copy(update={"pointer": mask(field.pointer), "detail": mask(field.detail)}) for field in errors
+        ],
         trace_id=trace_id(),
     )
     return Response(

@@ -5,15 +5,16 @@ whose row is still to come (`NotYet`) is parked too, and tried again after every
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.contracts.control import ReplayRequested
+from shared.contracts.erasure import blank
+from shared.contracts.intake import TicketErased
 from shared.errors import DomainError, NotYet, Poison
-from shared.messaging import inbox
+from shared.messaging import erasure, inbox
 from shared.messaging.dead_letters import reason_of
 from shared.messaging.events import Event, Record, decode
 from shared.messaging.inbox import Stream
@@ -30,12 +31,15 @@ class Batch(Generic[State]):
     versions: dict[Stream, int]
     parked: dict[Stream, dict[int, Record]]
     seen: set[UUID]
-    replays: list[ReplayRequested] = field(default_factory=list)
+    erased: set[UUID]
+    applied: int = 0
+    released: int = 0
     dead: list[tuple[Record, str]] = field(default_factory=list)
     _changed: dict[Stream, int] = field(default_factory=dict)
     _to_park: dict[tuple[Stream, int], tuple[Record, str]] = field(default_factory=dict)
     _to_unpark: set[tuple[Stream, int]] = field(default_factory=set)
     _commands: list[UUID] = field(default_factory=list)
+    _newly_erased: set[UUID] = field(default_factory=set)
 
     @classmethod
     async def load(
@@ -56,6 +60,7 @@ class Batch(Generic[State]):
             versions=await inbox.versions(connection, [*streams, *parked]),
             parked={stream: {item.version: item.record for item in items} for stream, items in parked.items()},
             seen=await inbox.seen_commands(connection, commands) if commands else set(),
+            erased=await erasure.erased_of(connection, {event.subject for event in events}),
         )
 
     def waiting(self) -> list[Event]:
@@ -78,6 +83,7 @@ class Batch(Generic[State]):
             self.projection.apply(state, event)
             self.seen.add(event.envelope.event_id)
             self._commands.append(event.envelope.event_id)
+            self.applied += 1
             metrics.events_applied.labels(event.type).inc()
             return
         stream = (event.publisher, event.subject)
@@ -91,15 +97,19 @@ class Batch(Generic[State]):
 
     def _try(self, state: State, event: Event) -> bool:
         stream, version = (event.publisher, event.subject), event.version or 0
+        if event.subject in self.erased and event.data is not None:
+            event = replace(event, data=blank(event.data))
         try:
-            if event.type == ReplayRequested.TYPE:
-                self.replays.append(event.data)
-            elif event.type in self.projection.types:
+            if event.type in self.projection.types:
                 self.projection.apply(state, event)
+            if event.type == TicketErased.TYPE:
+                self.erased.add(event.subject)
+                self._newly_erased.add(event.subject)
         except NotYet as error:
             self._park(stream, version, event.record, str(error))
             return False
         self.versions[stream] = self._changed[stream] = version
+        self.applied += 1
         metrics.events_applied.labels(event.type).inc()
         return True
 
@@ -123,7 +133,22 @@ class Batch(Generic[State]):
                     continue
                 if applied:
                     self._unpark(stream, version)
+                    self.released += 1
                     moved = True
+
+    def pass_over(self, state: State, event: Event) -> None:
+        """Count an event as seen without applying it, and apply what waited for it."""
+        stream = (event.publisher, event.subject)
+        self.versions[stream] = self._changed[stream] = event.version or 0
+        self._release(state, event.subject)
+
+    def waits_for(self, event: Event) -> str | None:
+        """Why this event was parked, or None where it was not."""
+        stream, version = (event.publisher, event.subject), event.version or 0
+        if version not in self.parked.get(stream, {}):
+            return None
+        _, reason = self._to_park.get((stream, version), (None, None))
+        return reason or f"waits for version {self.versions.get(stream, 0) + 1}"
 
     def _park(self, stream: Stream, version: int, record: Record, reason: str) -> None:
         if version not in self.parked.setdefault(stream, {}):
@@ -146,6 +171,8 @@ class Batch(Generic[State]):
             await inbox.save_versions(connection, self._changed)
         if self._commands:
             await inbox.remember_commands(connection, self._commands)
+        if self._newly_erased:
+            await erasure.note_erased(connection, self._newly_erased)
         for (stream, version), (record, reason) in self._to_park.items():
             await inbox.park(connection, stream, version, record, reason)
         for stream, version in self._to_unpark:

@@ -4,7 +4,8 @@ What must stay true:
 * offsets are stored with the effects, compared before they move: a batch commits only where nobody else moved on;
 * what is applied, dropped or parked is decided in `batch.py`, by the events' versions;
 * a record that cannot be applied goes to the dead letters (table and topic) in the same transaction that moves past it;
-* too many bad records in a row stop the consumer: then the fault is ours, and readiness says so;
+* too many bad records in a row stop every reader of the service: then the fault is ours, and readiness says so;
+* what an operator paused is not read, but its lag is measured;
 * another log (incarnation) means: from its beginning, and the publishers are asked for a replay.
 """
 
@@ -12,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Generic
 
@@ -20,15 +21,15 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 
 from shared.contracts.control import ReplayRequested
-from shared.contracts.topics import BRANCH_REPLIES, CONTROL, INCARNATION, consumed_topics, producers_of, topic_file
+from shared.contracts.topics import BRANCH_REPLIES, CONTROL, INCARNATION, consumed_topics, topic_file
 from shared.database.engine import Database, Transaction
 from shared.database.leases import Leases
 from shared.errors import DomainError, Poison, Transient
 from shared.failpoints import reach
 from shared.ids import new_id
-from shared.messaging import dead_letters, inbox, outbox
-from shared.messaging.batch import Batch
-from shared.messaging.events import Record, decode
+from shared.messaging import dead_letters, inbox, pauses
+from shared.messaging.application import Applier
+from shared.messaging.events import Record
 from shared.messaging.inbox import Position
 from shared.messaging.log_watch import LogWatch
 from shared.messaging.patience import within
@@ -87,9 +88,11 @@ class Consumer(Generic[State]):
             if topic.name in self._topics
             for number in range(topic.partitions)
         }
-        self._wanted = projection.types | {ReplayRequested.TYPE}
+        self.applier = Applier(service, projection, database)
         self._consumer: AIOKafkaConsumer | None = None
         self._positions: dict[TopicPartition, Position] = {}
+        self._reading: set[TopicPartition] = set()
+        self._paused: dict[str, pauses.Pause] = {}
         self._dead_in_a_row = 0
         self._progress_at = time.monotonic()
         self.lag = 0
@@ -110,7 +113,7 @@ class Consumer(Generic[State]):
                     if time.monotonic() >= next_share:
                         await self._take_share()
                         next_share = time.monotonic() + SHARE_SECONDS
-                    if not self._positions or self.failure is not None:
+                    if not self._reading or self.failure is not None:
                         await asyncio.sleep(BACKOFF_SECONDS)
                         continue
                     await self._take_batch()
@@ -122,6 +125,7 @@ class Consumer(Generic[State]):
                 except OwnershipLost:
                     log.info("a partition moved to another process")
                     self._positions.clear()
+                    self._reading.clear()
                     next_share = 0.0
                 except (KafkaError, IllegalStateError, Transient, OSError, TimeoutError) as error:
                     log.info("consumer waits", extra={"error": type(error).__name__})
@@ -135,13 +139,28 @@ class Consumer(Generic[State]):
         """Agree with the other processes who reads what, and notice another log."""
         incarnation = await self._watch.known()
         mine = {self._partitions[name] for name in await self._leases.share("consumer", self._partitions)}
-        if mine != set(self._positions) or self._consumer is None:
+        await self._look_for_pauses()
+        if mine != set(self._positions) or self._unpaused(mine) != self._reading or self._consumer is None:
             await self._assign(mine, incarnation)
         void = [partition for partition, at in self._positions.items() if at.incarnation != incarnation]
         if void:
             await self._start_again(void, "the log is another one")
 
+    async def _look_for_pauses(self) -> None:
+        self._paused = await self._database.read(pauses.pauses)
+        everything = self._paused.get(pauses.ALL)
+        stopped = everything is not None and everything.paused_by == pauses.STOPPED_BY
+        if self.failure is not None and not stopped:
+            self._dead_in_a_row = 0
+        self.failure = everything.reason if everything is not None and stopped else None
+        metrics.consumer_paused.set(len(self._paused) - stopped)
+        metrics.consumer_stopped.set(stopped)
+
+    def _unpaused(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
+        return {partition for partition in partitions if pauses.pause_of(self._paused, partition.topic) is None}
+
     async def _assign(self, mine: set[TopicPartition], incarnation: str) -> None:
+        self._reading = self._unpaused(mine)
         if not mine:
             self._positions = {}
             return
@@ -149,9 +168,11 @@ class Consumer(Generic[State]):
         stored = await self._database.read(inbox.positions)
         unknown = [partition for partition in mine if tuple(partition) not in stored]
         self._positions = {partition: stored[tuple(partition)] for partition in mine if partition not in unknown}
-        consumer.assign(sorted(mine))
-        for partition, position in self._positions.items():
-            consumer.seek(partition, position.next_offset)
+        # With nothing to read the old assignment stays, unread: the next one takes its place.
+        if self._reading:
+            consumer.assign(sorted(self._reading))
+            for partition in self._reading & self._positions.keys():
+                consumer.seek(partition, self._positions[partition].next_offset)
         if unknown:
             await self._start_again(unknown, "first start")
         log.info("partitions assigned", extra={"count": len(mine)})
@@ -189,8 +210,8 @@ class Consumer(Generic[State]):
         await self._database.write(store)
         reach("consumer.started")
         self._positions |= fresh
-        for partition, position in fresh.items():
-            consumer.seek(partition, position.next_offset)
+        for partition in self._reading & fresh.keys():
+            consumer.seek(partition, fresh[partition].next_offset)
         log.warning("reading from the beginning", extra={"partitions": len(partitions), "error": reason})
 
     async def _take_batch(self) -> None:
@@ -234,33 +255,21 @@ class Consumer(Generic[State]):
                     return
 
     async def _apply(self, records: Sequence[Record]) -> None:
-        events = [decode(record, self._wanted) for record in records]
+        events = [self.applier.decode(record) for record in records]
         begin_trace(events[0].envelope.traceparent)
+        await self.applier.answer_replays(events, self._is_alive)
         async with self._database.transaction() as transaction:
-            connection = transaction.connection
-            batch = await Batch.load(connection, events, self._projection, self._wanted)
-            state = await self._projection.load(transaction, [*events, *batch.waiting()])
-            for event in events:
-                batch.take(state, event)
-            await self._projection.save(transaction, state)
-            await batch.remember(connection)
-            for record, reason in batch.dead:
-                await dead_letters.bury(transaction, self._service, record, reason)
-            await self._replay(transaction, batch.replays)
+            await self.applier.apply(transaction, events)
             moves = self._moves(records)
-            if not await inbox.move_positions(connection, moves):
+            if not await inbox.move_positions(transaction.connection, moves):
                 raise OwnershipLost
             reach("consumer.effects_written")
         reach("consumer.committed")
         for (topic, number), (_, after) in moves.items():
             self._positions[TopicPartition(topic, number)] = after
 
-    async def _replay(self, transaction: Transaction, requests: Sequence[ReplayRequested]) -> None:
-        """Send again what other services lost."""
-        for request in requests:
-            if self._service in producers_of(request.topic):
-                count = await outbox.replay(transaction.connection, request.topic, request.since)
-                log.warning("replay", extra={"topic": request.topic, "count": count, "role": request.requested_by})
+    def _is_alive(self) -> None:
+        self._progress_at = time.monotonic()
 
     def _moves(self, records: Sequence[Record]) -> dict[tuple[str, int], tuple[Position, Position]]:
         last: dict[TopicPartition, Record] = {}
@@ -284,9 +293,16 @@ class Consumer(Generic[State]):
             exc_info=None if isinstance(error, Poison | DomainError) else error,
         )
         moves = self._moves([record])
+        # Commands come from outside: garbage there says nothing about us.
+        dead_in_a_row = self._dead_in_a_row + (record.topic != BRANCH_REPLIES)
+        failure = None
+        if dead_in_a_row >= DEAD_IN_A_ROW_LIMIT:
+            failure = f"{dead_in_a_row} records in a row could not be applied; reading stopped"
 
         async def store(transaction: Transaction) -> None:
             await dead_letters.bury(transaction, self._service, record, reason)
+            if failure is not None:
+                await pauses.pause(transaction, pauses.ALL, actor=pauses.STOPPED_BY, reason=failure)
             if not await inbox.move_positions(transaction.connection, moves):
                 raise OwnershipLost
             reach("consumer.burial_written")
@@ -296,17 +312,13 @@ class Consumer(Generic[State]):
         for (topic, number), (_, after) in moves.items():
             self._positions[TopicPartition(topic, number)] = after
         metrics.events_dead.labels(record.topic).inc()
-        # Commands come from outside: garbage there says nothing about us.
-        if record.topic != BRANCH_REPLIES:
-            self._dead_in_a_row += 1
-            if self._dead_in_a_row >= DEAD_IN_A_ROW_LIMIT:
-                self.failure = f"{self._dead_in_a_row} records in a row could not be applied; reading stopped"
+        self._dead_in_a_row, self.failure = dead_in_a_row, failure
 
     async def _step_over_unreadable(self) -> None:
         """aiokafka cannot read a header whose name is not UTF-8 and stands before that record for ever: read one record
         at a time up to it, bury what can be said of it, and go on behind it."""
         consumer = await self._connected()
-        ends = await self._watch.ends(list(self._positions))
+        ends = await self._watch.ends(list(self._reading))
         for partition, end in ends.items():
             if end <= self._positions[partition].next_offset:
                 continue
@@ -337,7 +349,7 @@ class Consumer(Generic[State]):
             by_topic: dict[str, int] = defaultdict(int)
             for partition, end in ends.items():
                 by_topic[partition.topic] += max(0, end - positions[partition].next_offset)
-            self.lag = sum(by_topic.values())
+            self.lag = sum(behind for topic, behind in by_topic.items() if not pauses.pause_of(self._paused, topic))
             for topic, behind in by_topic.items():
                 metrics.consumer_lag.labels(topic).set(behind)
             if self.lag == 0 or self.failure is not None or not self._watch.reachable:
@@ -347,10 +359,10 @@ class Consumer(Generic[State]):
 
     async def _show_positions(self, positions: dict[TopicPartition, Position]) -> None:
         """Commit to Kafka too, as the group `gongdan.<service>`: for people and lag monitors, never read by us."""
-        if self._consumer is None or not positions:
+        offsets = {each: position.next_offset for each, position in positions.items() if each in self._reading}
+        if self._consumer is None or not offsets:
             return
         try:
-            offsets = {partition: position.next_offset for partition, position in positions.items()}
             await within(LAG_SECONDS, self._consumer.commit(offsets))
         except (KafkaError, IllegalStateError, TimeoutError, OSError):
             log.debug("offsets not shown to Kafka this time")
@@ -379,6 +391,7 @@ class Consumer(Generic[State]):
     async def _discard(self) -> None:
         consumer, self._consumer = self._consumer, None
         self._positions.clear()
+        self._reading.clear()
         if consumer is not None:
             await _stop(consumer)
 

@@ -1,15 +1,24 @@
-"""Dead letters: a record that cannot be applied, kept with its bytes as they came, in a table and on `<topic>.dlq`."""
+"""Dead letters: a record that cannot be applied, kept in a table and on `<topic>.dlq`.
 
+Our own publishers mask what they send, so their records are kept byte for byte. What comes from outside may hold a
+phone in any place: it is kept masked, which changes nothing when a branch's command is taken up again, for its texts
+would be masked then (decision 0013).
+"""
+
+from dataclasses import replace
 from uuid import UUID
 
+import orjson
 from sqlalchemy import text
 
-from shared.contracts.topics import dead_letter_topic
+from shared.contracts.envelope import MalformedEnvelope, read_envelope
+from shared.contracts.topics import BRANCH_REPLIES, dead_letter_topic, producers_of
 from shared.database.engine import Transaction
 from shared.errors import DomainError, Poison
 from shared.ids import new_id
 from shared.messaging.events import Record
 from shared.messaging.inbox import headers_out
+from shared.privacy import mask, mask_json
 
 # Well below a broker's usual limit of 1 MiB, which the record itself may just have met.
 PUBLISHED_BYTES = 900_000
@@ -24,11 +33,15 @@ def reason_of(error: Exception) -> str:
         reason = f"{error.code}: {error.detail}"
     else:
         reason = str(error) if isinstance(error, Poison) else f"unexpected {type(error).__name__}"
-    return reason.replace("\x00", "\ufffd")
+    # It may quote a code that came from outside.
+    return mask(reason).replace("\x00", "\ufffd")
 
 
 async def bury(transaction: Transaction, service: str, record: Record, reason: str) -> None:
     """Keep the record in the table, and publish it to the dead letter topic with headers saying from where and why."""
+    subject = _subject(record)
+    if not _is_ours(record):
+        record = _masked(record)
     await transaction.connection.execute(
         text(
             "INSERT INTO dead_letters (topic, partition, record_offset, record_key, headers, payload, error, attempts)"
@@ -46,9 +59,7 @@ async def bury(transaction: Transaction, service: str, record: Record, reason: s
         },
     )
     place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-    transaction.audit(
-        "record.refused", actor=service, subject=str(_subject(record)), details={**place, "reason": reason}
-    )
+    transaction.audit("record.refused", actor=service, subject=str(subject), details={**place, "reason": reason})
     why = {
         "dead_topic": record.topic,
         "dead_partition": str(record.partition),
@@ -64,11 +75,45 @@ async def bury(transaction: Transaction, service: str, record: Record, reason: s
     originals = record.headers if sum(len(value) for _, value in record.headers) < PUBLISHED_BYTES else ()
     transaction.publish_raw(
         topic=dead_letter_topic(record.topic),
-        key=_subject(record),
+        key=subject,
         headers=headers_out([*originals, *((name, value.encode()) for name, value in why.items())]),
         payload=payload,
         at=await transaction.now(),
     )
+
+
+def _is_ours(record: Record) -> bool:
+    """Whether one of our services sent it: it names the topic's publisher, and its data is JSON."""
+    try:
+        envelope = read_envelope(record.headers)
+        orjson.loads(record.value or b"{}")
+    except (MalformedEnvelope, orjson.JSONDecodeError):
+        return False
+    return record.topic != BRANCH_REPLIES and envelope.publisher in producers_of(record.topic)
+
+
+def _masked(record: Record) -> Record:
+    return replace(
+        record,
+        key=_masked_text(record.key) if record.key is not None else None,
+        headers=tuple((mask(name), _masked_text(value)) for name, value in record.headers),
+        value=_masked_data(record.value) if record.value is not None else None,
+    )
+
+
+def _masked_data(value: bytes) -> bytes:
+    """JSON stays JSON; anything else is masked as text."""
+    try:
+        return orjson.dumps(mask_json(orjson.loads(value)))
+    except orjson.JSONDecodeError:
+        return _masked_text(value)
+
+
+def _masked_text(value: bytes) -> bytes:
+    """Bytes that say nothing stay as they came."""
+    text = value.decode("utf-8", "replace")
+    shown = mask_json(text)
+    return value if shown == text else str(shown).encode()
 
 
 def _subject(record: Record) -> UUID:

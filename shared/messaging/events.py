@@ -1,5 +1,6 @@
 """A record from the log, decoded: envelope, typed data, and where it stood."""
 
+import re
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ from shared.contracts.registry import COMMANDS, MODELS
 from shared.contracts.topics import producers_of
 from shared.errors import Poison
 
+_TYPE = re.compile(r"[a-z_.]{1,64}")
 SCHEMA_VERSION = 1
 ERRORS_SHOWN = 3
 
@@ -75,7 +77,9 @@ def decode(record: Record, wanted: frozenset[str]) -> Event:
         raise Poison(f"not a CloudEvent: {error}") from None
     model = MODELS.get(envelope.type)
     if model is None:
-        raise Poison(f"unknown event type {envelope.type[:64]!r}")
+        # Named only when it looks like one: a record from outside may hold anything.
+        name = repr(envelope.type) if _TYPE.fullmatch(envelope.type) else "with a strange name"
+        raise Poison(f"unknown event type {name}")
     if envelope.schema_version != SCHEMA_VERSION:
         raise Poison(f"{envelope.type} version {envelope.schema_version} is not known here")
     if envelope.type in COMMANDS:

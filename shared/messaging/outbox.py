@@ -1,15 +1,24 @@
 """The outbox table: daily partitions, its backlog, and replay of what it keeps."""
 
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.database.engine import Database, Transaction
+
 DAYS_AHEAD = 7
 PARTITION = "outbox_p"
-# Over a week of events an update takes longer than any statement on a request's way may.
-REPLAY_TIMEOUT = "10min"
+CHUNK_IDS = 5_000
+
+_UNMARK = text(
+    "UPDATE outbox SET published_at = NULL WHERE id BETWEEN :first AND :upto AND published_at IS NOT NULL"
+    " AND topic = ANY(:topics) AND (CAST(:since AS timestamptz) IS NULL OR published_at >= :since)"
+    " AND (CAST(:subject AS uuid) IS NULL OR subject = :subject)"
+)
 
 
 class Backlog(NamedTuple):
@@ -17,6 +26,22 @@ class Backlog(NamedTuple):
 
     waiting: int
     oldest_seconds: float
+
+
+class Selection(NamedTuple):
+    """What to send again: published to these topics, at or after `since` (real time), about one subject."""
+
+    topics: tuple[str, ...]
+    since: datetime | None = None
+    subject: UUID | None = None
+
+
+class Chunk(NamedTuple):
+    """A piece of a replay: the last id looked at, how many rows were marked, and whether it was the last piece."""
+
+    last_id: int
+    marked: int
+    done: bool
 
 
 async def backlog(connection: AsyncConnection, bound: int) -> Backlog:
@@ -33,18 +58,37 @@ async def backlog(connection: AsyncConnection, bound: int) -> Backlog:
     return Backlog(int(row.waiting), float(row.oldest))
 
 
-async def replay(connection: AsyncConnection, topic: str, since: datetime | None) -> int:
-    """Mark what was published to `topic` since then as unpublished; the relay sends it again, in order."""
-    await connection.execute(text(f"SET LOCAL statement_timeout = '{REPLAY_TIMEOUT}'"))
-    result = await connection.execute(
-        text(
-            "UPDATE outbox SET published_at = NULL"
-            " WHERE topic = :topic AND published_at IS NOT NULL"
-            " AND (CAST(:since AS timestamptz) IS NULL OR published_at >= :since)"
-        ),
-        {"topic": topic, "since": since},
-    )
-    return int(result.rowcount)
+async def replay(
+    database: Database,
+    selection: Selection,
+    *,
+    after: int = 0,
+    noted: Callable[[Transaction, int], None] = lambda transaction, marked: None,
+) -> AsyncIterator[Chunk]:
+    """Mark what was published as unpublished, from the id behind `after` on; the relay sends it again, in order.
+
+    One short transaction a chunk of ids, each told to `noted`: a week of events blocks nobody and meets no time limit.
+    Stopping in between is safe, and so is beginning anew: what is marked stays marked.
+    """
+    first, last = await database.read(lambda connection: _ids_behind(connection, after))
+    while first <= last:
+        upto = min(first + CHUNK_IDS - 1, last)
+        async with database.transaction() as transaction:
+            result = await transaction.connection.execute(
+                _UNMARK, {"first": first, "upto": upto, **selection._asdict(), "topics": list(selection.topics)}
+            )
+            if result.rowcount:
+                noted(transaction, result.rowcount)
+        yield Chunk(upto, result.rowcount, upto == last)
+        first = upto + 1
+
+
+async def _ids_behind(connection: AsyncConnection, after: int) -> tuple[int, int]:
+    """The first and the last id behind this one; what comes later need not be sent again."""
+    row = (
+        await connection.execute(text("SELECT min(id), max(id) FROM outbox WHERE id > :after"), {"after": after})
+    ).one()
+    return (row[0], row[1]) if row[0] is not None else (1, 0)
 
 
 async def keep_partitions(connection: AsyncConnection, today: date, retention_days: int) -> list[str]:

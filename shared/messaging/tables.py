@@ -1,5 +1,5 @@
 """The plumbing tables that every service has beside its own: outbox, inbox, parked events, dead letters, offsets, the
-audit trail, paused topics and the last use of keys."""
+audit trail, paused topics, the last use of keys and erased tickets."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -42,10 +42,11 @@ class Plumbing:
     audit_seals: Table
     paused_topics: Table
     key_uses: Table
+    erased_subjects: Table
 
 
 def plumbing_tables(metadata: MetaData) -> Plumbing:
-    """Declare the plumbing tables in a service's metadata; its migrations 0001 and 0002 create them."""
+    """Declare the plumbing tables in a service's metadata; its migrations 0001 to 0003 create them."""
     outbox = Table(
         "outbox",
         metadata,
@@ -171,6 +172,14 @@ def plumbing_tables(metadata: MetaData) -> Plumbing:
         Column("key_id", Text, primary_key=True),
         Column("last_used_at", Time, nullable=False),
     )
+    erased_subjects = Table(
+        "erased_subjects",
+        metadata,
+        Column("subject", Uuid, primary_key=True),
+        Column("erased_at", Time, nullable=False, server_default=text("now()")),
+        Column("scrubbed_at", Time),
+        Index("ix_erased_subjects_unscrubbed", "erased_at", postgresql_where=text("scrubbed_at IS NULL")),
+    )
     return Plumbing(
         outbox,
         inbox,
@@ -183,4 +192,5 @@ def plumbing_tables(metadata: MetaData) -> Plumbing:
         audit_seals,
         paused_topics,
         key_uses,
+        erased_subjects,
     )

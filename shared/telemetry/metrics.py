@@ -28,10 +28,14 @@ parked_long = Gauge("gongdan_parked_long_events", "Events parked for over 10 min
 dead_letters_open = Gauge("gongdan_dead_letters_open", "Dead letters that wait for a person")
 database_errors = Counter("gongdan_database_errors_total", "Errors of PostgreSQL by SQLSTATE", ["state"])
 calendar_days = Gauge("gongdan_calendar_days_left", "Days from today to the end of the published working calendar")
-consumer_stopped = Gauge("gongdan_consumer_stopped", "1 when reading stopped after too many bad records in a row")
+consumer_paused = Gauge("gongdan_consumer_paused", "Pauses of this service's reading that a person ordered")
+consumer_stopped = Gauge("gongdan_consumer_stopped", "1 when reading stopped after too many dead letters in a row")
 consumer_lag = Gauge("gongdan_consumer_lag", "Records not yet read", ["topic"])
 log_changes = Counter("gongdan_log_changes_total", "Times that the log was found to be another one")
 broker_reachable = Gauge("gongdan_broker_reachable", "1 when the broker answered lately")
+audit_seals = Counter("gongdan_audit_seals_total", "Seals put on the audit trail")
+audit_unsealed_seconds = Gauge("gongdan_audit_unsealed_seconds", "Age of the oldest row of the audit trail not sealed")
+personal_old_key_rows = Gauge("gongdan_personal_old_key_rows", "Tickets whose personal data an old key sealed")
 clocks_fired = Counter("gongdan_clocks_fired_total", "Clock moments fired", ["moment"])
 clock_lateness_seconds = Histogram(
     "gongdan_clock_lateness_seconds",

@@ -22,7 +22,7 @@ from tests.support.messaging import NOW, OF_THESE, Bench, send
         ({"value": b'{"ticket_no": 1}'}, "/ticket_no"),
         ({"headers": []}, "ce_specversion is missing"),
         ({"headers": [("ce_specversion", b"\xff\xfe")]}, "not UTF-8"),
-        ({"headers": [("ce_specversion", b"1.\x00")]}, "ce_specversion is 1."),
+        ({"headers": [("ce_specversion", b"1.\x00")]}, "ce_specversion is not 1.0"),
         ({"headers": [("ce_specversion\x00", b"1.0")]}, "ce_specversion is missing"),
         ({"headers": [("ce_specversion", None)]}, "ce_specversion is missing"),
         ({"reason": "nul \x00"}, "NUL"),

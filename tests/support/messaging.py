@@ -36,9 +36,13 @@ class Applied:
 
 
 class Recorder:
-    """A projection that stores each effect, waits for a ticket's first event, and cannot stomach one reason."""
+    """A projection that stores each effect, waits for a ticket's first event, and cannot stomach one reason until it is
+    repaired."""
 
     types = frozenset({TicketWithdrawn.TYPE, IncidentJoined.TYPE})
+
+    def __init__(self, *, repaired: bool = False) -> None:
+        self.repaired = repaired
 
     async def load(self, transaction: Transaction, events: Sequence[Event]) -> Applied:
         ids = [event.subject for event in events]
@@ -51,7 +55,7 @@ class Recorder:
     def apply(self, state: Applied, event: Event) -> None:
         if isinstance(event.data, IncidentJoined) and event.subject not in self._known:
             raise NotYet("the ticket is not here yet")
-        if isinstance(event.data, TicketWithdrawn) and event.data.reason == "poison":
+        if isinstance(event.data, TicketWithdrawn) and event.data.reason == "poison" and not self.repaired:
             raise Poison("this one can never be applied")
         self._known.add(event.subject)
         state.events.append(event)
@@ -67,6 +71,12 @@ class Recorder:
 
 
 @dataclass
+class Running:
+    consumer: Consumer[Applied]
+    watch: LogWatch
+
+
+@dataclass
 class Bench:
     """One database of review, and what it takes to run its relay and consumer."""
 
@@ -75,7 +85,7 @@ class Bench:
     database: Database
 
     @asynccontextmanager
-    async def running(self, *, consume: bool = True, relay: bool = True) -> AsyncIterator[None]:
+    async def running(self, *, consume: bool = True, relay: bool = True) -> AsyncIterator[Running]:
         """The roles of one process; leaving kills them as a crash would."""
         leases, watch = Leases(self.url), LogWatch(self.broker.bootstrap)
         sender = Relay("review", self.database, leases, self.broker.bootstrap, retention_days=7)
@@ -89,7 +99,7 @@ class Bench:
         if consume:
             tasks.append(asyncio.create_task(consumer.run()))
         try:
-            yield
+            yield Running(consumer, watch)
             for task in tasks:
                 if task.done():
                     task.result()

@@ -13,6 +13,7 @@
 | close | replied, raised, returned | closed |
 | reopen | replied, closed | dispatched |
 | end | any | ended (withdrawn, answered or merged) |
+| erase | any | same, without the customer's texts; it cannot be reopened |
 """
 
 from collections.abc import Iterable
@@ -47,6 +48,7 @@ from shared.contracts.dispatch import (
     TicketClosed,
     TicketReopened,
 )
+from shared.contracts.erasure import blank
 from shared.contracts.ticket import Basis, ClassMark, Limit, TicketSnapshot
 from shared.errors import Conflict, Invalid
 from shared.policy import Closing, Pack, Route, return_reason
@@ -273,6 +275,8 @@ def close(
 
 def reopen(order: WorkOrder, actor: str, now: datetime, reason: str, basis: Basis) -> Route:
     """The customer is not satisfied: back to the branch that answered. Gives the route for `send`."""
+    if order.snapshot.erased:
+        raise Conflict("ticket_erased", "the customer's data was erased; there is nothing left to send out again")
     _require(order, frozenset({OrderStatus.replied, OrderStatus.closed}), "reopened")
     order.reopened += 1
     order.closed_at = None
@@ -305,6 +309,13 @@ def end(order: WorkOrder, reason: str, actor: str, now: datetime) -> None:
         recall(order, reason, actor, now)
     order.status = OrderStatus.ended
     order.closed_at = now
+    order.changed = True
+
+
+def erase(order: WorkOrder) -> None:
+    """The customer's data was erased: what the order keeps says nothing of the customer any more."""
+    order.ticket = blank(order.ticket) if order.ticket is not None else None
+    order.reply = blank(order.reply) if order.reply is not None else None
     order.changed = True
 
 

@@ -14,13 +14,13 @@ from services.intake.domain import (
     overall,
 )
 from services.intake.schemas import AnswerTicket, Personal, SupplementTicket, TicketAccepted, WithdrawTicket
-from services.intake.usecases.desk import Desk, entry, links, may_see, refuse_unknown
+from services.intake.usecases.desk import Desk, entry, links, may_see, opened, refuse_unknown
 from services.intake.usecases.picture import contact_of, masked_elements, masked_serial, place_of
 from shared.contracts.intake import TicketAnswered, TicketSupplemented, TicketWithdrawn
 from shared.contracts.ticket import Basis, TicketSnapshot
 from shared.database.columns import Json
 from shared.database.engine import Transaction
-from shared.errors import Conflict, Invalid, NotFound
+from shared.errors import Invalid, NotFound
 from shared.http.auth import Principal
 from shared.http.keys import Role
 from shared.ids import new_id
@@ -53,9 +53,7 @@ async def supplement_ticket(
             elements=request.elements,
         )
     )
-    if row.personal is None:
-        raise Conflict("contact_erased", "the personal data of this ticket was erased")
-    personal = Personal.model_validate_json(desk.vault.open(row.ticket_id, row.personal))
+    personal = opened(desk, row)
     changed = tuple(sorted(request.model_fields_set - {"note"}))
     if request.content and len(personal.content) + len(request.content) > CONTENT_LIMIT:
         raise Invalid("content_too_long", f"at most {CONTENT_LIMIT} characters in all", pointer="/content")
@@ -143,11 +141,18 @@ async def read_contact(
         raise NotFound("ticket_not_found", "no ticket of this number")
     if row.personal is None:
         raise NotFound("contact_erased", "the personal data of this ticket was erased")
+    personal = opened(desk, row)
     now = desk.clock.business(await transaction.now())
     await repository.add_timeline(
         transaction.connection, [entry(row.ticket_id, new_id(), now, "contact.read", principal.actor)]
     )
-    return row.ticket_no, Personal.model_validate_json(desk.vault.open(row.ticket_id, row.personal))
+    transaction.audit("contact.read", actor=principal.actor, subject=str(row.ticket_id))
+    return row.ticket_no, personal
+
+
+async def note_search(transaction: Transaction, principal: Principal, customer_key: str) -> None:
+    """Write down that somebody looked for a customer by the phone."""
+    transaction.audit("customer.searched", actor=principal.actor, subject=customer_key)
 
 
 async def _end(
@@ -185,9 +190,7 @@ async def _locked(transaction: Transaction, reference: UUID | str, principal: Pr
 
 def _name(desk: Desk, row: Any) -> str | None:
     """The customer's name, so that it can be masked in what is written about the ticket."""
-    if row.personal is None:
-        return None
-    return Personal.model_validate_json(desk.vault.open(row.ticket_id, row.personal)).name
+    return opened(desk, row).name if row.personal is not None else None
 
 
 def _accepted(row: Any, status: TicketStatus, version: int) -> TicketAccepted:

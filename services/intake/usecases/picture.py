@@ -1,15 +1,16 @@
 """The ticket as others may see it: masked, without phone or name; and the personal part that stays here, sealed."""
 
+import re
 from datetime import datetime
 from typing import Any
 
-from services.intake.schemas import Personal, PlaceIn, RegisterTicket
+from services.intake.schemas import AgentIn, Personal, PlaceIn, RegisterTicket
 from services.intake.usecases.desk import Desk
 from shared.contracts.ticket import Agent, ContactFacts, CustomerFacts, Place, TicketRef, TicketSnapshot, Urgency
 from shared.policy import Pack, resolve_city
 from shared.privacy import mask, mask_value
 
-SERIAL_LENGTH = 16
+_BEGINS_WITH_A_MOMENT = re.compile(r"20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])[0-5]\d[0-5]\d")
 UNASSESSED = Urgency(code="normal", rank=9, rule="")
 
 
@@ -34,7 +35,7 @@ def snapshot_of(
     return TicketSnapshot(
         ticket_no=ticket_no,
         channel=request.channel,
-        external_id=mask(request.external_id) if request.external_id else None,
+        external_id=mask(request.external_id, customer.name) if request.external_id else None,
         kind=request.kind,
         category=request.category,
         customer=CustomerFacts(
@@ -42,7 +43,7 @@ def snapshot_of(
             tier=customer.tier,
             brand=customer.brand,
             home_city=home or desk.own_branch,
-            group_rating=customer.group_rating,
+            group_rating=mask(customer.group_rating, customer.name) if customer.group_rating else None,
         ),
         contact=contact_of(
             request.customer.phone, request.contact_phone, request.contact_suspended_at, request.content
@@ -54,7 +55,7 @@ def snapshot_of(
         place=place,
         elements=masked_elements(request.elements, customer.name),
         amount=request.amount,
-        agent=Agent(id=mask(request.agent.id), centre=mask(request.agent.centre)) if request.agent else None,
+        agent=agent_of(request.agent, customer.name),
         call_serial=masked_serial(request.call_serial),
         flags=tuple(dict.fromkeys(request.flags)),
         urgency=UNASSESSED,
@@ -97,6 +98,10 @@ def masked_elements(elements: dict[str, Any], name: str | None) -> dict[str, Any
     return {code: mask_value(value, name) for code, value in elements.items()}
 
 
+def agent_of(agent: AgentIn | None, name: str | None) -> Agent | None:
+    return Agent(id=mask(agent.id), centre=mask(agent.centre, name)) if agent else None
+
+
 def masked_serial(serial: str | None) -> str | None:
-    """A call serial begins with the moment of the call; whatever is shorter than that may be a phone."""
-    return mask(serial) if serial is not None and len(serial) < SERIAL_LENGTH else serial
+    """A call serial begins with the moment of the call; whatever does not may be a phone or an identity number."""
+    return serial if serial is None or _BEGINS_WITH_A_MOMENT.match(serial) else mask(serial)

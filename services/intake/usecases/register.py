@@ -22,6 +22,7 @@ from shared.http.auth import Principal
 from shared.http.idempotency import reused
 from shared.ids import new_id
 from shared.policy import assess, known
+from shared.privacy import mask
 
 CREATED = 201
 
@@ -84,7 +85,7 @@ async def register_tickets(
         index: _draft(desk, registrations[index], number, now) for index, number in zip(firsts, numbers, strict=False)
     }
 
-    await _find_known_externals(connection, drafts, results)
+    await _find_known_externals(desk, connection, drafts, results)
     await _claim_keys(connection, drafts, results)
     fresh = [draft for draft in drafts.values() if not draft.known]
     if fresh:
@@ -154,16 +155,25 @@ def first_answer(ticket_id: UUID, ticket_no: str) -> bytes:
     )
 
 
-async def _find_known_externals(connection: Any, drafts: dict[int, _Draft], results: list[Any]) -> None:
+def _external_id(desk: Desk, request: RegisterTicket) -> str | None:
+    """The channel's reference as it is stored: not in clear when it holds somebody's number or name."""
+    given = request.external_id
+    if given is None or mask(given, request.customer.name) == given:
+        return given
+    return desk.vault.reference(given)
+
+
+async def _find_known_externals(desk: Desk, connection: Any, drafts: dict[int, _Draft], results: list[Any]) -> None:
     """A channel's `external_id` seen before: the first answer for the same complaint, a refusal for another."""
     external = {
-        (draft.registration.request.channel, draft.registration.request.external_id): index
+        (draft.registration.request.channel, form): index
         for index, draft in drafts.items()
-        if draft.registration.request.external_id is not None
+        if (given := draft.registration.request.external_id) is not None
+        for form in (given, desk.vault.reference(given))
     }
     if not external:
         return
-    known_before = await repository.by_external_ids(connection, [(c, e or "") for c, e in external])
+    known_before = await repository.by_external_ids(connection, list(external))
     for pair, row in known_before.items():
         index = external[pair]
         if bytes(row.request_hash) == drafts[index].registration.request_hash:
@@ -232,7 +242,7 @@ async def _store(desk: Desk, transaction: Transaction, drafts: Sequence[_Draft],
                 "ticket_id": draft.ticket_id,
                 "ticket_no": draft.ticket_no,
                 "channel": request.channel,
-                "external_id": request.external_id,
+                "external_id": _external_id(desk, request),
                 "request_hash": draft.registration.request_hash,
                 "status": TicketStatus.registered,
                 "customer_key": draft.customer_key,

@@ -15,6 +15,7 @@ from shared.errors import Conflict, NotFound
 from shared.http.auth import Principal
 from shared.http.keys import Role
 from shared.http.references import ticket_reference
+from shared.privacy import mask
 
 
 async def acknowledge_escalation(
@@ -40,6 +41,12 @@ async def acknowledge_escalation(
             acknowledge(run, principal.actor, now)
             await clocks.save(connection, [run])
     await incidents.acknowledge(connection, row, principal.actor, now)
+    transaction.audit(
+        "escalation.acknowledged",
+        actor=principal.actor,
+        subject=str(row.ticket_id),
+        details={"escalation_id": escalation_id},
+    )
     return await incidents.find_escalation(connection, escalation_id)
 
 
@@ -48,6 +55,10 @@ async def set_day(
 ) -> Any:
     """Say whether a day is worked. Clocks that begin from now on reckon with it; running ones keep their deadline."""
     now = await transaction.now()
+    source = mask(source)
+    transaction.audit(
+        "calendar.day_set", actor=principal.actor, subject=str(day), details={"working": working, "source": source}
+    )
     return await days.set_day(transaction.connection, day, working, source, principal.actor, now)
 
 

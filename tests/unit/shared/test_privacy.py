@@ -4,11 +4,12 @@ import base64
 import re
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.ids import new_id
-from shared.privacy import Vault, mask, mask_value
+from shared.privacy import KeyMissing, Vault, mask, mask_json, mask_name, mask_phone, mask_value
 
 KEY, OTHER = base64.b64encode(b"k" * 32).decode(), base64.b64encode(b"o" * 32).decode()
 
@@ -60,8 +61,58 @@ def test_what_was_sealed_opens_for_its_own_ticket_and_key_only() -> None:
     for other, row in ((new_id(), sealed), (ticket, sealed[:-1] + bytes([sealed[-1] ^ 1]))):
         with pytest.raises(ValueError, match="does not open"):
             vault.open(other, row)
-    with pytest.raises(ValueError, match="does not open"):
+    with pytest.raises(KeyMissing, match="not among the data keys"):
         Vault(OTHER, OTHER).open(ticket, sealed)
+
+
+def test_the_first_key_seals_and_all_open() -> None:
+    ticket = new_id()
+    before, both, after = Vault(KEY, KEY), Vault(f"{OTHER}, {KEY}", KEY), Vault(OTHER, KEY)
+    old = before.seal(ticket, b"x")
+    assert both.open(ticket, old) == b"x"
+    renewed = both.seal(ticket, b"x")
+    assert renewed.startswith(both.prefix)
+    assert not old.startswith(both.prefix)
+    assert after.open(ticket, renewed) == b"x"
+    with pytest.raises(KeyMissing):
+        after.open(ticket, old)
+
+
+def test_what_was_sealed_before_keys_had_ids_still_opens() -> None:
+    ticket, nonce = new_id(), b"n" * 12
+    old = b"\x01" + nonce + AESGCM(b"k" * 32).encrypt(nonce, b"x", ticket.bytes)
+    assert Vault(f"{OTHER},{KEY}", KEY).open(ticket, old) == b"x"
+    with pytest.raises(ValueError, match="does not open"):
+        Vault(OTHER, KEY).open(ticket, old)
+
+
+@pytest.mark.parametrize(
+    ("phone", "shown"), [("13800001234", "138****1234"), ("+86 13800001234", "138****1234"), ("88881234", "****34")]
+)
+def test_enough_of_a_phone_is_shown_to_recognise_it(phone: str, shown: str) -> None:
+    assert mask_phone(phone) == shown
+
+
+def test_enough_of_a_name_is_shown_to_recognise_it() -> None:
+    assert [mask_name(name) for name in ("王", "王五", "欧阳明月")] == ["王*", "王*", "欧***"]
+
+
+def test_json_stays_json_when_it_is_masked() -> None:
+    identity = "01381380-0000-7138-8000-138000012341"
+    given = {
+        "note": "打13800001234",
+        "n": 13800001234,
+        "id": identity,
+        "list": [1, None, "13800001234"],
+        "13800001234": 1,
+    }
+    assert mask_json(given) == {
+        "note": "打138****1234",
+        "n": "138****1234",
+        "id": identity,
+        "list": [1, None, "138****1234"],
+        "138****1234": 1,
+    }
 
 
 def test_one_customer_has_one_key_however_the_phone_is_written() -> None:

@@ -1,0 +1,87 @@
+"""Timed work of intake, one leader: erase what was kept long enough, and seal anew what an old key sealed."""
+
+import asyncio
+import logging
+from uuid import UUID
+
+from services.intake import repository
+from services.intake.usecases.desk import Desk
+from services.intake.usecases.erase import erase_expired, reseal
+from shared.database.engine import Database
+from shared.database.leases import Leases
+from shared.errors import Transient
+from shared.telemetry import metrics
+
+log = logging.getLogger(__name__)
+
+ROLE = "personal data"
+ROUND_SECONDS = 60.0
+BATCH = 100
+# Between two batches, so that they never hold up the front line.
+PAUSE_SECONDS = 0.05
+
+
+class Jobs:
+    """The personal data of one intake. `retention_days` is business time; 0 keeps it."""
+
+    def __init__(self, desk: Desk, database: Database, leases: Leases, retention_days: int) -> None:
+        self._desk = desk
+        self._database = database
+        self._leases = leases
+        self._retention_days = retention_days
+        self._waiting = 0
+        self._unreadable = 0
+
+    async def keep(self) -> None:
+        """Both kinds of work, every minute, for as long as this process leads."""
+        while True:
+            try:
+                if await self._leases.leads(ROLE):
+                    await self.keep_once()
+            except Transient as error:
+                log.info("personal data wait", extra={"error": str(error)})
+            await asyncio.sleep(ROUND_SECONDS)
+
+    async def keep_once(self) -> None:
+        await self._erase()
+        failed: list[UUID] = []
+        if await self._count(failed):
+            await self._reseal(failed)
+            await self._count(failed)
+
+    async def _erase(self) -> None:
+        if not self._retention_days:
+            return
+        erased = BATCH
+        while erased == BATCH:
+            async with self._database.transaction() as transaction:
+                erased = await erase_expired(self._desk, transaction, self._retention_days, BATCH)
+            if erased:
+                log.info("erased by age", extra={"count": erased})
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _reseal(self, failed: list[UUID]) -> None:
+        looked_at = BATCH
+        while looked_at == BATCH and len(failed) < BATCH:
+            async with self._database.transaction() as transaction:
+                looked_at = await reseal(self._desk, transaction, BATCH, failed)
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _count(self, failed: list[UUID]) -> int:
+        vault = self._desk.vault
+        others, known = await self._database.read(
+            lambda connection: repository.sealed_with_others(connection, vault.prefix, vault.older_prefixes)
+        )
+        self._unreadable = others - known + len(failed)
+        self._waiting = others - self._unreadable
+        metrics.personal_old_key_rows.set(others)
+        return others
+
+    def warnings(self) -> list[str]:
+        """Readiness warns: an old key may go only when nothing is sealed with it any more."""
+        found = []
+        if self._unreadable:
+            found.append(f"{self._unreadable} tickets are sealed with a key that is not in INTAKE_DATA_KEY")
+        if self._waiting:
+            found.append(f"{self._waiting} tickets are still sealed with an old key")
+        return found
