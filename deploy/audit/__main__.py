@@ -18,6 +18,7 @@ from pathlib import Path
 import asyncpg
 from aiokafka.errors import KafkaError
 
+from deploy.audit.chains import verify_chains
 from deploy.audit.databases import read_databases
 from deploy.audit.evidence import SERVICES, Evidence, micros
 from deploy.audit.graph import replay_all
@@ -69,6 +70,7 @@ async def gather(options: Options) -> Evidence:
         for partition, end in (await log.ends()).items():
             evidence.add("ends", [(*partition, end)])
         settle(scope, before, await look(log, options.databases))
+    await verify_chains(evidence, options.databases)
     await search_databases(evidence, search, options.databases)
     if options.logs is not None:
         search_logs(evidence, search, options.logs)

@@ -71,6 +71,7 @@ _EVERYWHERE: Mapping[str, str] = {
     "parked": "SELECT subject::text, publisher, version, topic, reason FROM parked_events",
     "positions": "SELECT topic, partition, next_offset, incarnation FROM consumer_offsets",
     "keys": _KEYS,
+    "erased": "SELECT subject::text FROM erased_subjects",
 }
 _SUBJECTS: Mapping[str, tuple[str, ...]] = {
     "intake": ("SELECT ticket_id::text, 'own', version FROM tickets",),

@@ -50,7 +50,9 @@ def _timeline(evidence: Evidence, found: Findings) -> None:
         " FROM outbox AS o JOIN inbox AS n ON n.service = 'intake' AND n.publisher = o.service"
         " AND n.subject = o.subject AND o.version <= n.version"
         " LEFT JOIN timeline AS t ON t.event_id = o.event_id"
-        f" WHERE o.stream = 'own' AND o.type IN ({consumed}) GROUP BY o.event_id HAVING entries <> 1",
+        f" WHERE o.stream = 'own' AND o.type IN ({consumed})"
+        " AND NOT EXISTS (SELECT 1 FROM dead AS d WHERE d.service = 'intake' AND d.event_id = o.event_id)"
+        " GROUP BY o.event_id HAVING entries <> 1",
     )
     found.all_of(
         evidence,

@@ -23,6 +23,7 @@ CREATE TABLE dead (service, id, topic, partition, position, subject, publisher, 
                    digest, state);
 CREATE TABLE positions (service, topic, partition, next_offset, incarnation);
 CREATE TABLE keys (service, client, key, status, ticket_id);
+CREATE TABLE erased (service, subject);
 CREATE TABLE tickets (ticket_id, ticket_no, status, review_status, order_status, branch, repeats);
 CREATE TABLE timeline (ticket_id, event_id, service, type);
 CREATE TABLE reviews (ticket_id, status, round, priority);
@@ -71,6 +72,7 @@ CREATE INDEX replayed_subject ON replayed (service, subject);
 INSERT INTO held SELECT service, subject FROM parked
     UNION SELECT service, subject FROM dead WHERE subject IS NOT NULL AND state <> 'redriven';
 CREATE INDEX held_subject ON held (service, subject);
+CREATE INDEX erased_subject ON erased (subject);
 CREATE INDEX tickets_repeats ON tickets (repeats);
 CREATE INDEX keys_ticket ON keys (ticket_id);
 CREATE INDEX requests_key ON requests (key);
@@ -113,8 +115,9 @@ class Scope:
     searched: int = 0
     personal: list[str] = field(default_factory=list)
     audited_from: dict[str, int] = field(default_factory=dict)
-    chain_broken: list[str] = field(default_factory=list)
-    chains: int = 0
+    sealed: int = 0
+    chain_faults: list[str] = field(default_factory=list)
+    unsealed: list[str] = field(default_factory=list)
     connections: int = 0
     leaks: list[str] = field(default_factory=list)
 

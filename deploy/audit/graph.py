@@ -35,6 +35,7 @@ INTAKE: Mapping[str, Step] = {
     "ticket.supplemented": _step(TicketStatus.registered),
     "ticket.withdrawn": _step(TicketStatus.registered, to=TicketStatus.withdrawn),
     "ticket.answered": _step(TicketStatus.registered, to=TicketStatus.answered),
+    "ticket.erased": _step(TicketStatus.registered, TicketStatus.withdrawn, TicketStatus.answered),
 }
 # A supplement, which review does not publish, takes a returned review back to the checks.
 REVIEW: Mapping[str, Step] = {

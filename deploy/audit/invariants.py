@@ -7,7 +7,9 @@ from deploy.audit.findings import Findings, Invariant
 
 def audit_is_whole(evidence: Evidence) -> Findings:
     """10. The audit trail holds one row for every event published, and its chain is unbroken."""
-    found = Findings()
+    found = Findings(evidence.scope.sealed, notes=list(evidence.scope.unsealed))
+    for fault in evidence.scope.chain_faults:
+        found.breach(fault)
     for service, since in evidence.scope.audited_from.items():
         published = "service = :service AND stream IN ('own', 'control') AND created >= :since"
         found.checked += evidence.count(

@@ -14,7 +14,10 @@ TRANSACTION = 1_000_000
 
 
 def requests_are_kept(evidence: Evidence) -> Findings:
-    """1. What was answered ok exists once, what failed does not, what is unknown exists at most once."""
+    """1. What was answered ok exists once, what failed does not, what is unknown exists at most once.
+
+    The answers kept of an erased ticket are deleted, so only the ticket itself is asked for.
+    """
     found = Findings(evidence.count("SELECT count(*) FROM keys WHERE service = 'intake' AND status = 201"))
     found.all_of(
         evidence,
@@ -38,7 +41,8 @@ def requests_are_kept(evidence: Evidence) -> Findings:
         evidence,
         "answered ok, and nothing was kept of it",
         "SELECT DISTINCT key, action, ticket_id AS ticket FROM requests AS q WHERE outcome = 'ok' AND key IS NOT NULL"
-        " AND action <> 'command' AND sent_at > :since AND NOT EXISTS (SELECT 1 FROM keys AS k WHERE k.key = q.key)",
+        " AND action <> 'command' AND sent_at > :since AND NOT EXISTS (SELECT 1 FROM keys AS k WHERE k.key = q.key)"
+        " AND NOT EXISTS (SELECT 1 FROM erased WHERE erased.subject = q.ticket_id)",
         since=since,
     )
     found.all_of(
@@ -69,7 +73,8 @@ def requests_are_kept(evidence: Evidence) -> Findings:
         " JOIN tickets AS t ON t.ticket_id = k.ticket_id JOIN tickets AS other ON other.repeats = t.repeats"
         " AND other.ticket_id <> t.ticket_id WHERE k.service = 'intake' AND k.key IN (SELECT key FROM requests)"
         " AND coalesce(born(other.ticket_id), 0) > :since"
-        " AND NOT EXISTS (SELECT 1 FROM keys AS o WHERE o.ticket_id = other.ticket_id AND o.status = 201)",
+        " AND NOT EXISTS (SELECT 1 FROM keys AS o WHERE o.ticket_id = other.ticket_id AND o.status = 201)"
+        " AND NOT EXISTS (SELECT 1 FROM erased WHERE erased.subject = other.ticket_id)",
         since=since,
     )
     if found.at_rest(evidence, "what became of the branches' commands"):

@@ -8,26 +8,32 @@ import asyncio
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka import TopicPartition
 
 from deploy.audit.databases import APPLICATION, read_only
 from deploy.audit.evidence import Scope
 from deploy.audit.topics import Log
+from services.sla.app import JOBS_POOL_SIZE
+from shared.messaging.pauses import ALL, STOPPED_BY
+from shared.service import BACKGROUND_POOL_SIZE, HEALTH_POOL_SIZE
 
 ASK_SECONDS = 0.5
 SCANS_SECONDS = 2.0
 IDLE_LIMIT_SECONDS = 15
 LARGE_TABLE_ROWS = 10_000
 POOL_SIZE = 5
-BACKGROUND_CONNECTIONS = 4
-SWEEP_CONNECTIONS = 3
-LEASE_CONNECTIONS = 1
+# Beside the pool for requests: readers and jobs, the relay, health, and the session of the leases.
+BACKGROUND_CONNECTIONS = 2 * BACKGROUND_POOL_SIZE + HEALTH_POOL_SIZE + 1
 
 _UNPUBLISHED = "SELECT id FROM outbox WHERE published_at IS NULL ORDER BY id LIMIT 1000"
 _LAST = "SELECT coalesce(max(id), 0) FROM outbox"
-_POSITIONS = "SELECT topic, partition, next_offset FROM consumer_offsets"
+# What somebody paused on purpose is behind, but not stuck; a reader that stopped by itself is.
+_POSITIONS = (
+    "SELECT topic, partition, next_offset, EXISTS (SELECT 1 FROM paused_topics AS p"
+    " WHERE p.topic IN (c.topic, $1) AND p.paused_by <> $2) AS paused FROM consumer_offsets AS c"
+)
 _MEMBERS = (
     "SELECT count(DISTINCT pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted"
     " AND classid::int8 = ANY($1) AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -47,21 +53,29 @@ _SCANS = (
 )
 
 
+class Behind(NamedTuple):
+    """A reader before the end of a partition; `paused` on purpose."""
+
+    at: int
+    end: int
+    paused: bool
+
+
 @dataclass(frozen=True)
 class Motion:
     """One look: unpublished outbox rows by service, the last outbox id of each, and how far each reader is behind."""
 
     unpublished: Mapping[str, tuple[int, ...]]
     last: Mapping[str, int]
-    behind: Mapping[tuple[str, str, int], tuple[int, int]] = field(default_factory=dict)
+    behind: Mapping[tuple[str, str, int], Behind] = field(default_factory=dict)
 
     @property
     def unrest(self) -> str:
         """What still moves, in words; empty at rest."""
         parts = [f"{service} has {len(ids)} events to publish" for service, ids in self.unpublished.items() if ids]
         lag: dict[str, int] = {}
-        for (service, _, _), (at, end) in self.behind.items():
-            lag[service] = lag.get(service, 0) + end - at
+        for (service, _, _), place in self.behind.items():
+            lag[service] = lag.get(service, 0) + place.end - place.at
         parts += [f"{service} has {count} records to read" for service, count in lag.items()]
         return "; ".join(parts)
 
@@ -72,16 +86,16 @@ async def look(log: Log, databases: Mapping[str, str]) -> Motion:
     positions: dict[str, list[Any]] = {}
     for service, url in databases.items():
         async with read_only(url) as connection:
-            positions[service] = await connection.fetch(_POSITIONS)
+            positions[service] = await connection.fetch(_POSITIONS, ALL, STOPPED_BY)
             unpublished[service] = tuple(row[0] for row in await connection.fetch(_UNPUBLISHED))
             last[service] = await connection.fetchval(_LAST)
     marks = await log.ends()
-    behind: dict[tuple[str, str, int], tuple[int, int]] = {}
+    behind: dict[tuple[str, str, int], Behind] = {}
     for service, rows in positions.items():
-        for topic, partition, at in rows:
+        for topic, partition, at, paused in rows:
             end = marks.get(TopicPartition(topic, partition), 0)
             if at < end:
-                behind[service, topic, partition] = (at, end)
+                behind[service, topic, partition] = Behind(at, end, paused)
     return Motion(unpublished, last, behind)
 
 
@@ -102,11 +116,11 @@ async def wait_for_quiet(scope: Scope, log: Log, databases: Mapping[str, str], s
         scope.stuck += [
             f"{service}: outbox row {row} is not published" for row in sorted({*ids} & {*first.unpublished[service]})
         ]
-    for (service, topic, partition), place in now.behind.items():
-        if first.behind.get((service, topic, partition), (None,))[0] == place[0]:
-            scope.stuck.append(
-                f"{service} stands still at {topic}/{partition} offset {place[0]}, the end is {place[1]}"
-            )
+    for where, place in now.behind.items():
+        before_now = first.behind.get(where)
+        if before_now is not None and before_now.at == place.at and not place.paused:
+            service, topic, partition = where
+            scope.stuck.append(f"{service} stands still at {topic}/{partition} offset {place.at} of {place.end}")
 
 
 def settle(scope: Scope, before: Motion, after: Motion) -> None:
@@ -155,5 +169,5 @@ async def _allowed(connection: Any, service: str, pool_size: int, processes: int
     """What the pools of the service's processes may open; a process is known by its lease session."""
     roles = [zlib.crc32(f"member:{role}".encode()) for role in ("consumer", "relay", "sweep", "audit")]
     running = processes or max(1, await connection.fetchval(_MEMBERS, roles))
-    each = pool_size + BACKGROUND_CONNECTIONS + LEASE_CONNECTIONS + (SWEEP_CONNECTIONS if service == "sla" else 0)
+    each = pool_size + BACKGROUND_CONNECTIONS + (JOBS_POOL_SIZE if service == "sla" else 0)
     return running * each

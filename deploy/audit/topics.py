@@ -19,7 +19,7 @@ from deploy.audit.evidence import Evidence
 from deploy.audit.personal import Search
 from deploy.audit.places import found_in
 from shared.contracts.envelope import SOURCE_PREFIX
-from shared.contracts.topics import DISPATCH, INCARNATION
+from shared.contracts.topics import BRANCH_REPLIES, DISPATCH, INCARNATION
 
 PREFIX = "gongdan."
 DEAD_LETTERS = ".dlq"
@@ -145,8 +145,10 @@ def _kept(evidence: Evidence, search: Search, raw: Any) -> tuple[Any, ...]:
     said = {name: value.decode("utf-8", "replace") for name, value in headers}
     value = raw.value or b""
     place = f"topic {raw.topic}/{raw.partition} offset {raw.offset}"
-    for text in _texts(raw.key or b"", headers, value):
-        found_in(evidence, search, text, place)
+    if raw.topic != BRANCH_REPLIES:
+        # What branches write themselves is theirs; what becomes of it here is searched.
+        for text in _texts(raw.key or b"", headers, value):
+            found_in(evidence, search, text, place)
     if raw.topic == INCARNATION and evidence.scope.incarnation is None:
         evidence.scope.incarnation = value.decode("utf-8", "replace")
         evidence.scope.log_from = raw.timestamp * 1000

@@ -11,7 +11,7 @@ from deploy.audit import quiet
 from deploy.audit.evidence import Scope
 from tests.support.parts import Databases
 
-ALLOWED = quiet.POOL_SIZE + quiet.BACKGROUND_CONNECTIONS + quiet.LEASE_CONNECTIONS
+ALLOWED = quiet.POOL_SIZE + quiet.BACKGROUND_CONNECTIONS
 
 
 async def measured(url: str) -> list[str]:

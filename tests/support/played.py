@@ -97,8 +97,10 @@ REPLY = {
 
 async def play(world: World) -> dict[str, str]:
     """Tickets that end in each way, one that is still with a branch and late, and a poisoned record."""
+    bodies = [complaint() for _ in range(6)]
     tickets = [
-        await world.post("intake", "front_line", "/v1/tickets", complaint(), key=f"register-{n}") for n in range(6)
+        await world.post("intake", "front_line", "/v1/tickets", body, key=f"register-{n}")
+        for n, body in enumerate(bodies)
     ]
     closed, withdrawn, late, moved, returned, answered = tickets
     for ticket in tickets:
@@ -115,8 +117,18 @@ async def play(world: World) -> dict[str, str]:
     await until(world, "review", "SELECT 1 FROM reviews WHERE ticket_no = $1 AND round = 2", returned["ticket_no"])
     await world.post("review", "reviewer", f"/v1/reviews/{returned['ticket_no']}/approve", {"branch": "jinan"})
     await make_late(world, late["ticket_id"])
+    await erase(world, bodies[1]["customer"]["phone"], withdrawn["ticket_id"])
     await poison(world)
     return {"closed": closed["ticket_id"], "withdrawn": withdrawn["ticket_id"], "late": late["ticket_id"]}
+
+
+async def erase(world: World, phone: str, ticket_id: str) -> None:
+    """The customer of the ticket that was withdrawn is forgotten, in all four services."""
+    body = {"phone": phone, "reason": "本人要求"}
+    await world.post("intake", "supervisor", "/v1/customers:erase", body, key="erase-1")
+    for service in world.databases:
+        query = "SELECT 1 FROM erased_subjects WHERE subject = $1::text::uuid AND scrubbed_at IS NOT NULL"
+        await until(world, service, query, ticket_id)
 
 
 async def make_late(world: World, ticket_id: str) -> None:

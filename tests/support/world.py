@@ -17,6 +17,8 @@ import services.review.settings
 import services.sla.app
 import services.sla.settings
 from deploy.audit.__main__ import Options
+from shared.database.sealer import Sealer
+from shared.messaging.erasure import Scrubber
 from tests.support.apps import App, random_key, running_app
 from tests.support.parts import Broker, Databases
 
@@ -50,7 +52,7 @@ class World:
         for app in self.apps.values():
             service = app.service
             await service.leases.close()
-            pools = [service.database, service.background, service._relay_database]
+            pools = [service.database, service.background, service._relay_database, service._health_database]
             pools += [job.__self__._database for job in service._jobs]  # type: ignore[attr-defined]
             for database in pools:
                 await database.engine.dispose()
@@ -63,6 +65,7 @@ class World:
             service = app.service
             await service.relay.keep_partitions()
             work = [service.watch.run, service.relay.run, *service._jobs]
+            work += [role(service._relay_database, service.leases).run for role in (Sealer, Scrubber)]
             if service.consumer is not None:
                 work.append(service.consumer.run)
             tasks += [asyncio.create_task(_endless(each)) for each in work]

@@ -19,6 +19,7 @@ def told(*types: str) -> list[Told]:
     ("service", "types", "state"),
     [
         ("intake", ["ticket.registered", "ticket.supplemented", "ticket.withdrawn"], "withdrawn"),
+        ("intake", ["ticket.registered", "ticket.answered", "ticket.erased"], "answered"),
         ("review", ["approval.requested", "review.held", "review.reclassified", "review.approved"], "approved"),
         ("review", ["review.returned", "review.returned", "review.approved", "review.held"], "waiting"),
         ("review", ["review.held", "review.merged", "approval.granted"], "merged"),
