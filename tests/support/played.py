@@ -57,7 +57,9 @@ class Played:
         finally:
             await connection.close()
         changed_world = {**self.world.databases, service: url}
-        return await found(dataclasses.replace(self.world.options, databases=changed_world, **options))
+        results = await found(dataclasses.replace(self.world.options, databases=changed_world, **options))
+        await self.databases.drop(url)
+        return results
 
 
 async def found(options: Options) -> dict[int, Findings]:
