@@ -8,6 +8,7 @@ BIN := $(VENV)/bin
 PACKAGES := deploy services shared tests
 
 BROKER ?= embedded
+KAFKA_SECURITY ?= none
 TIME_SCALE ?= 1
 DATA ?= .data
 PORT_BASE ?= 8001
@@ -15,13 +16,13 @@ KAFKA_PORT ?= 19092
 POSTGRES_PORT ?= 15432
 PYTEST_ARGS ?=
 AUDIT_ARGS ?=
-export BROKER TIME_SCALE DATA PORT_BASE KAFKA_PORT POSTGRES_PORT
+export BROKER KAFKA_SECURITY TIME_SCALE DATA PORT_BASE KAFKA_PORT POSTGRES_PORT
 
 .PHONY: help run demo audit test lint bench lock asyncapi clean
 
 help: ## list the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: BROKER=embedded|kafka  TIME_SCALE=1  DATA=.data  PORT_BASE=8001  KAFKA_PORT=19092  POSTGRES_PORT=15432"
+	@echo "  variables: BROKER=embedded|kafka  KAFKA_SECURITY=none|scram  TIME_SCALE=1  DATA=.data  PORT_BASE=8001  KAFKA_PORT=19092  POSTGRES_PORT=15432"
 
 run: $(VENV)/run.stamp ## start PostgreSQL, a broker and the four services here; Ctrl-C stops them
 	@exec $(BIN)/python -m deploy.local.run

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import uvicorn
+from aiokafka import AIOKafkaConsumer
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 from sqlalchemy import Table
@@ -30,7 +31,7 @@ from shared.http.key_uses import KeyUses, keys_route
 from shared.http.keys import Role
 from shared.http.limits import Guard, Limits
 from shared.http.operations import Operated, operations_routes
-from shared.http.protocol import bounded
+from shared.http.protocol import allow_files, bounded
 from shared.http.rate import RateLimits
 from shared.http.tokens import tokens_of
 from shared.messaging import inbox, outbox, pauses
@@ -39,6 +40,7 @@ from shared.messaging.erasure import Scrubber
 from shared.messaging.log_watch import LogWatch
 from shared.messaging.projection import Projection
 from shared.messaging.relay import Relay
+from shared.operations.rebuild import ReadState, Rebuilding
 from shared.settings import ServiceSettings
 from shared.telemetry import metrics
 
@@ -105,12 +107,13 @@ class Service:
         # Its own, so that a busy consumer cannot make readiness wait.
         self._health_database = Database(url, outbox_table, pool_size=HEALTH_POOL_SIZE)
         self.leases = Leases(url)
-        self.watch = LogWatch(settings.kafka_bootstrap_servers)
+        self._broker = settings.broker()
+        self.watch = LogWatch(self._broker)
         self.relay = Relay(
             name,
             self._relay_database,
             self.leases,
-            settings.kafka_bootstrap_servers,
+            self._broker,
             retention_days=settings.outbox_retention_days,
         )
         for database in (self.database, self.background):
@@ -121,6 +124,7 @@ class Service:
         self._databases = (self.database, self.background, self._relay_database, self._health_database)
         self._jobs: list[Job] = []
         self._stuck = inbox.Stuck(0, 0, 0)
+        self._read_state: ReadState | None = None
         self._paused: dict[str, pauses.Pause] = {}
         self.warnings.append(self._warn_of_stuck)
         self._stop = asyncio.Event()
@@ -138,15 +142,7 @@ class Service:
             },
         )
         problems.install(self.app)
-        self.limits = Limits(
-            connections=settings.http_connection_limit,
-            requests=settings.http_request_limit,
-            header_seconds=settings.http_header_seconds,
-            body_idle_seconds=settings.http_body_idle_seconds,
-            body_seconds=settings.http_body_seconds,
-            unread_seconds=settings.http_unread_seconds,
-            streamed=streamed or {},
-        )
+        self.limits = Limits.of(settings, streamed or {})
         self.app.add_middleware(Guard, limits=self.limits)
         self.app.state.rates = RateLimits(settings.rate_limit_per_second, settings.rate_limit_burst)
         keys = KeyStore(settings.keys_file)
@@ -171,9 +167,13 @@ class Service:
             self.background,
             self.leases,
             self.watch,
-            self.settings.kafka_bootstrap_servers,
+            self._broker,
             fetch_max_wait_ms=self.settings.fetch_max_wait_ms,
         )
+
+    def rebuilds(self, state: ReadState) -> None:
+        """Let operators build this read state again from the events."""
+        self._read_state = state
 
     def job(self, job: Job) -> None:
         """Add timed work, run by the role `jobs`; it goes on until cancelled."""
@@ -231,6 +231,7 @@ class Service:
                 raise error
 
     def _server(self) -> Server:
+        allow_files(self.limits)
         return Server(
             uvicorn.Config(
                 self.app,
@@ -286,13 +287,7 @@ class Service:
         if "consumer" in roles and self.consumer is not None:
             self.checks["consumer"] = self._check_consumer
         if self.consumer is not None:
-            tickets = next(
-                table
-                for table in self._outbox.metadata.tables.values()
-                if "ticket_no" in table.c and table.c.ticket_no.unique
-            )
-            operated = Operated(self.name, self.database, self.watch, self.consumer.applier, tickets)
-            self.app.include_router(operations_routes(operated))
+            self.app.include_router(operations_routes(self._operated(self.consumer)))
         self.app.include_router(health_routes(self.checks, lambda: [text for fn in self.warnings for text in fn()]))
         self.app.add_api_route(
             "/metrics",
@@ -309,6 +304,24 @@ class Service:
             for part, check in self.checks.items():
                 metrics.part_ready.labels(part).set(1 if await check() is None else 0)
             await asyncio.sleep(HEALTH_SECONDS)
+
+    def _operated(self, consumer: Consumer[Any]) -> Operated:
+        tables = self._outbox.metadata.tables.values()
+        tickets = next(table for table in tables if "ticket_no" in table.c and table.c.ticket_no.unique)
+        rebuilding = None
+        if self._read_state is not None:
+            url = self.settings.database_url.get_secret_value()
+            rebuilding = Rebuilding(self.name, self.database, url, self._outbox, self._read_state, self._reader)
+        return Operated(self.name, self.database, self.watch, consumer.applier, tickets, rebuilding)
+
+    def _reader(self) -> AIOKafkaConsumer:
+        """A client that reads the log beside the consumer, from its beginning."""
+        return AIOKafkaConsumer(
+            bootstrap_servers=self.settings.kafka_bootstrap_servers,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=self.settings.fetch_max_wait_ms,
+        )
 
     def _warn_of_stuck(self) -> list[str]:
         """Readiness warns of what only a person can set right; it does not make the service unready."""
@@ -332,7 +345,7 @@ class Service:
         return None
 
     async def _check_broker(self) -> str | None:
-        return None if self.watch.reachable else "the broker does not answer"
+        return None if self.watch.reachable else self.watch.refused or "the broker does not answer"
 
     async def _check_outbox(self) -> str | None:
         try:

@@ -10,23 +10,67 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.http.jwks import ALGORITHMS, must_be_safe
+from shared.messaging.broker import BrokerAddress, SecurityProtocol
 
 FILE_SUFFIX = "_FILE"
 
+B = TypeVar("B", bound="BrokerSettings")
 S = TypeVar("S", bound="ServiceSettings")
 
 
-class ServiceSettings(BaseSettings):
+class BrokerSettings(BaseSettings):
+    """Where the broker is, and who we are to it: SCRAM-SHA-512 with the protocols SASL_…, TLS with …SSL."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    kafka_bootstrap_servers: str = Field(description="host:port[,host:port…]")
+    kafka_security_protocol: SecurityProtocol = Field(
+        default="PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
+    )
+    kafka_username: str | None = Field(default=None, validate_default=True, description="for SASL_…: our principal")
+    kafka_password: SecretStr | None = Field(default=None, validate_default=True, description="for SASL_…")
+    kafka_password_file: FilePath | None = Field(
+        default=None, description="holds the password; read again at every new connection"
+    )
+    kafka_ca_file: FilePath | None = Field(
+        default=None,
+        description="for …SSL: PEM of the authority that signed the broker's certificate (default: system's)",
+    )
+
+    @field_validator("kafka_username", "kafka_password", "kafka_ca_file")
+    @classmethod
+    def _fits_the_protocol(cls, value: Any, info: ValidationInfo) -> Any:
+        protocol: str | None = info.data.get("kafka_security_protocol")
+        given = bool(value.get_secret_value() if isinstance(value, SecretStr) else value)
+        wanted = "SSL" if info.field_name == "kafka_ca_file" else "SASL"
+        if protocol is not None and given and wanted not in protocol:
+            raise ValueError(f"has no use with the security protocol {protocol}")
+        if protocol is not None and not given and wanted == "SASL" and wanted in protocol:
+            raise ValueError(f"is needed with the security protocol {protocol}")
+        return value
+
+    def broker(self) -> BrokerAddress:
+        password = self.kafka_password.get_secret_value() if self.kafka_password else None
+        return BrokerAddress(
+            self.kafka_bootstrap_servers,
+            self.kafka_security_protocol,
+            self.kafka_username,
+            password,
+            self.kafka_password_file,
+            self.kafka_ca_file,
+        )
+
+
+class ServiceSettings(BrokerSettings):
     """Common settings. Durations carry their unit in the name and are real time, never scaled."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
     database_url: SecretStr = Field(description="postgresql+asyncpg://user:password@host:port/database")
-    kafka_bootstrap_servers: str = Field(description="host:port[,host:port…]")
     keys_file: Path = Field(description="JSON file with the hashed API keys")
     policy_pack: str = Field(default="mobile_operator", description="name of a folder in shared/policy/packs")
     http_host: str = "127.0.0.1"
@@ -82,7 +126,7 @@ class ServiceSettings(BaseSettings):
         return self
 
 
-def from_environment(model: type[S], environment: Mapping[str, str] | None = None) -> S:
+def from_environment(model: type[B], environment: Mapping[str, str] | None = None) -> B:
     """Build the settings, reading `<PREFIX><NAME>_FILE` variables from the files they name."""
     values = dict(os.environ if environment is None else environment)
     prefix = model.model_config.get("env_prefix", "").upper()
@@ -94,3 +138,18 @@ def from_environment(model: type[S], environment: Mapping[str, str] | None = Non
         elif (path := values.get(variable + FILE_SUFFIX)) and not name.endswith("_file"):
             given[name] = Path(path).read_text(encoding="utf-8").strip()
     return model(**given)
+
+
+def broker_from_environment(bootstrap_servers: str) -> BrokerAddress:
+    """For tools: the servers as given, protocol, user name, password and CA from `KAFKA_…` variables.
+
+    Raises `ValueError`, naming the variable and not its value.
+    """
+    environment = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": bootstrap_servers}
+    try:
+        return from_environment(BrokerSettings, environment).broker()
+    except ValidationError as error:
+        wrong = error.errors(include_input=False, include_url=False)
+        raise ValueError(
+            "; ".join(f"{'_'.join(map(str, one['loc'])).upper()}: {one['msg']}" for one in wrong)
+        ) from None

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 from aiokafka.errors import KafkaError
@@ -29,6 +30,9 @@ from deploy.audit.places import search_databases, search_logs, search_metrics
 from deploy.audit.quiet import POOL_SIZE, look, measure_connections, settle, wait_for_quiet
 from deploy.audit.report import Results, as_json, as_text, exit_code
 from deploy.audit.topics import LogUnreadable, open_log, read_topics
+from deploy.kafka.access import ADMIN
+from shared.messaging.broker import BrokerAddress
+from shared.settings import broker_from_environment
 
 CANNOT = 2
 
@@ -38,7 +42,7 @@ class Options:
     """Where to look. `services` and `metrics_key` are known only from a run file."""
 
     databases: Mapping[str, str]
-    bootstrap: str
+    broker: BrokerAddress
     journal: Path | None = None
     logs: Path | None = None
     quiet_seconds: float = 0.0
@@ -59,7 +63,7 @@ async def gather(options: Options) -> Evidence:
     scope.origin = micros(options.time_origin) if options.time_origin else 0
     canaries = read_journal(evidence, options.journal) if options.journal else set()
     search = Search(canaries)
-    async with open_log(options.bootstrap) as log:
+    async with open_log(options.broker) as log:
         if options.quiet_seconds > 0:
             await wait_for_quiet(scope, log, options.databases, options.quiet_seconds)
         await measure_connections(scope, options.databases, pool_size=options.pool_size, processes=options.processes)
@@ -109,7 +113,7 @@ def parse(words: Sequence[str]) -> Options:
         parser.error("give --run-file, or --bootstrap and a --database for each of " + ", ".join(SERVICES))
     return Options(
         databases={service: databases[service] for service in SERVICES},
-        bootstrap=bootstrap,
+        broker=_broker(bootstrap, run.get("kafka", {})),
         journal=given.journal,
         logs=given.logs or (Path(run["data"]) / "logs" if "data" in run else None),
         quiet_seconds=given.quiet_seconds,
@@ -120,6 +124,15 @@ def parse(words: Sequence[str]) -> Options:
         time_origin=datetime.fromisoformat(run["time_origin"]) if "time_origin" in run else None,
         services={name: service["url"] for name, service in run.get("services", {}).items()},
         metrics_key=run.get("keys", {}).get("ops", ""),
+    )
+
+
+def _broker(bootstrap: str, access: Mapping[str, Any]) -> BrokerAddress:
+    """As the run file says; without one, by the variables that the other tools for Kafka take too."""
+    if access.get("security", "none") == "none":
+        return broker_from_environment(bootstrap)
+    return BrokerAddress(
+        bootstrap, access["security_protocol"], ADMIN, access["passwords"][ADMIN], ca_file=Path(access["ca_file"])
     )
 
 

@@ -20,6 +20,7 @@ from deploy.audit.personal import Search
 from deploy.audit.places import found_in
 from shared.contracts.envelope import SOURCE_PREFIX
 from shared.contracts.topics import BRANCH_REPLIES, DISPATCH, INCARNATION
+from shared.messaging.broker import BrokerAddress
 
 PREFIX = "gongdan."
 DEAD_LETTERS = ".dlq"
@@ -57,10 +58,10 @@ class Log:
 
 
 @asynccontextmanager
-async def open_log(bootstrap: str) -> AsyncIterator[Log]:
+async def open_log(broker: BrokerAddress) -> AsyncIterator[Log]:
     """Raises `KafkaError` or `TimeoutError` when the broker is away."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap,
+        **broker.options(),
         enable_auto_commit=False,
         # Where the log was trimmed while we read, go on with what is left.
         auto_offset_reset="earliest",
@@ -71,7 +72,7 @@ async def open_log(bootstrap: str) -> AsyncIterator[Log]:
     )
     try:
         await asyncio.wait_for(consumer.start(), ANSWER_SECONDS)
-        partitions = await asyncio.wait_for(_partitions(bootstrap), ANSWER_SECONDS)
+        partitions = await asyncio.wait_for(_partitions(broker), ANSWER_SECONDS)
         # Assigned together, they are looked up together: one by one took seconds. Nothing is fetched yet.
         consumer.assign(partitions)
         consumer.pause(*partitions)
@@ -80,9 +81,9 @@ async def open_log(bootstrap: str) -> AsyncIterator[Log]:
         await asyncio.wait_for(consumer.stop(), ANSWER_SECONDS)
 
 
-async def _partitions(bootstrap: str) -> tuple[TopicPartition, ...]:
+async def _partitions(broker: BrokerAddress) -> tuple[TopicPartition, ...]:
     """Asked for all at once: a topic that is asked for by name may be created by that."""
-    client = AIOKafkaClient(bootstrap_servers=bootstrap, request_timeout_ms=int(ANSWER_SECONDS * 1000))
+    client = AIOKafkaClient(**broker.options(), request_timeout_ms=int(ANSWER_SECONDS * 1000))
     await client.bootstrap()
     try:
         cluster = await client.fetch_all_metadata()

@@ -3,6 +3,9 @@
     python -m deploy.docker.make_secrets
     python -m deploy.docker.make_secrets --add branch:jinan --name "Jinan night desk"
 
+Kafka's passwords stand in `kafka_passwords`; the files of the single users and of the broker are made from it and from
+GONGDAN_KAFKA_HOST at every run. The authority's key is in `authority/` and is mounted nowhere.
+
 API keys are printed once, when they are made; only their hashes are kept. Their file stands in a folder of its own,
 which the services mount, so that a changed key counts without a restart. The folder of all secrets is closed to other
 users (0700); what is in it is readable, because a container reads it under another user id.
@@ -10,10 +13,15 @@ users (0700); what is in it is readable, because a container reads it under anot
 
 import argparse
 import base64
+import json
+import os
 import secrets
 import sys
 from pathlib import Path
 
+from deploy.kafka.access import ADMIN, TOPICS, service_principal, with_missing
+from deploy.kafka.certificates import AUTHORITY, SERVER, make_certificates
+from deploy.kafka.server import Listener, Security, client_properties, cluster_id, format_arguments, properties
 from shared.http.keys import KeyRecord, KeyRefused, Role, add_key, edited_records, generate_key, save_records
 from shared.policy.loader import load_pack
 
@@ -21,6 +29,9 @@ SERVICES = ("intake", "review", "dispatch", "sla")
 FOLDER = Path(__file__).with_name("secrets")
 KEYS = Path("keys") / "keys.json"
 DATABASE_HOST = "postgres:5432"
+KAFKA_HOST = "kafka"
+KAFKA_DATA = "/var/lib/kafka/data"
+MOUNT = "/run/secrets"
 READABLE = 0o444
 ENTERABLE = 0o755
 
@@ -48,6 +59,7 @@ def make_files(folder: Path) -> list[str]:
         "postgres_password": secrets.token_urlsafe(24),
         "data_key": random_key(),
         "index_key": random_key(),
+        "reply_key": random_key(),
         **{f"{service}_database_url": database_url(service) for service in SERVICES},
     }
     missing = [name for name in wanted if not (folder / name).exists()]
@@ -55,6 +67,41 @@ def make_files(folder: Path) -> list[str]:
         (folder / name).write_text(wanted[name] + "\n", encoding="utf-8")
         (folder / name).chmod(READABLE)
     return missing
+
+
+def make_kafka_files(folder: Path, branches: list[str], host: str) -> list[str]:
+    """Passwords, certificates and the broker's files; returns the names of those that are new or changed.
+
+    `host` is the name or address by which branches reach the broker.
+    """
+    stored = folder / "kafka_passwords"
+    passwords = with_missing(json.loads(stored.read_text("utf-8")) if stored.exists() else {}, branches)
+    authority = folder / "authority"
+    make_certificates(authority, [KAFKA_HOST, "localhost", "127.0.0.1", host])
+    security = Security(passwords[ADMIN], f"{MOUNT}/kafka_tls", f"{MOUNT}/kafka_ca")
+    inside = Listener("INSIDE", ":9092", f"{KAFKA_HOST}:9092")
+    outside = Listener("OUTSIDE", ":19092", f"{host}:19092")
+    own = {service: service_principal(service) for service in SERVICES} | {"admin": ADMIN, "topics": TOPICS}
+    wanted = {
+        "kafka_passwords": json.dumps(passwords, indent=2) + "\n",
+        "kafka_ca": (authority / AUTHORITY).read_text(encoding="ascii"),
+        "kafka_tls": (authority / SERVER).read_text(encoding="ascii"),
+        "kafka_server": properties([inside, outside], 9093, KAFKA_DATA, security),
+        "kafka_client": client_properties(security),
+        **{f"kafka_{name}_password": passwords[principal] + "\n" for name, principal in own.items()},
+    }
+    if not (folder / "kafka_format").exists():
+        wanted["kafka_format"] = format_arguments(cluster_id(), f"{MOUNT}/kafka_server", security)
+    changed = [name for name, text in wanted.items() if _content(folder / name) != text]
+    for name in changed:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).write_text(wanted[name], encoding="utf-8")
+        (folder / name).chmod(READABLE)
+    return changed
+
+
+def _content(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def make_keys(folder: Path, branches: list[str]) -> dict[str, str]:
@@ -84,12 +131,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.docker.make_secrets", description="Make secret files.")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--pack", default="mobile_operator", help="policy pack whose branches get a key each")
+    parser.add_argument(
+        "--kafka-host",
+        default=os.environ.get("GONGDAN_KAFKA_HOST") or "127.0.0.1",
+        help="name or address by which branches reach Kafka (GONGDAN_KAFKA_HOST)",
+    )
     parser.add_argument("--add", metavar="ROLE[:SCOPE]", help="add one API key")
     parser.add_argument("--name", help="whose key it is, for the list of keys")
     arguments = parser.parse_args()
-    for name in make_files(arguments.folder):
+    branches = [branch.id for branch in load_pack(arguments.pack).branches]
+    for name in [*make_files(arguments.folder), *make_kafka_files(arguments.folder, branches, arguments.kafka_host)]:
         print(f"made {name}", file=sys.stderr)
-    keys = make_keys(arguments.folder, [branch.id for branch in load_pack(arguments.pack).branches])
+    keys = make_keys(arguments.folder, branches)
     (arguments.folder / KEYS).chmod(READABLE)
     if keys:
         print("API keys, shown once (Authorization: Bearer …):", file=sys.stderr)

@@ -31,7 +31,7 @@ def banner(run: Mapping[str, Any], logs: Path) -> str:
     """The text for the terminal, from the content of `run.json`."""
     services, keys = run["services"], run["keys"]
     rows = [f"  {name:<11} {service['url']:<26} {service['url']}/docs" for name, service in services.items()]
-    rows += [f"  {'kafka':<11} {run['kafka']['bootstrap_servers']:<26} {_broker_note(run['kafka']['kind'])}"]
+    rows += [f"  {'kafka':<11} {run['kafka']['bootstrap_servers']:<26} {_broker_note(run['kafka'])}"]
     rows += [f"  {'data':<11} {run['data']}", f"  {'logs':<11} {logs}"]
     if run["time_scale"] != 1:
         rows += [f"  {'clock':<11} {run['time_scale']:g} seconds of business time in a real second"]
@@ -55,8 +55,10 @@ def banner(run: Mapping[str, Any], logs: Path) -> str:
     )
 
 
-def _broker_note(kind: str) -> str:
-    return "Apache Kafka" if kind == "kafka" else "embedded, in memory"
+def _broker_note(kafka: Mapping[str, Any]) -> str:
+    if kafka["security"] == "scram":
+        return "Apache Kafka with TLS and SCRAM; passwords and reply keys are in run.json"
+    return "Apache Kafka" if kafka["kind"] == "kafka" else "embedded, in memory"
 
 
 def _key_note(role: str) -> str:

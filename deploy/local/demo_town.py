@@ -19,7 +19,10 @@ import httpx
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from deploy.kafka.access import ADMIN, OPERATOR
+from deploy.local.run_file import broker_of, reply_key_of
 from shared.contracts.envelope import Envelope, MalformedEnvelope, read_envelope
+from shared.contracts.signature import SIGNATURE, signature
 from shared.contracts.topics import BRANCH_REPLIES, DISPATCH, INTAKE, REVIEW, SLA, branch_topic, topic_file
 from shared.ids import new_id
 
@@ -131,10 +134,11 @@ class Branch:
         envelope = Envelope(
             new_id(), f"/gongdan/branch/{self.name}", kind, UUID(subject), self._town.now(), schema_version=1
         )
-        value = {"branch": self.name, "actor": "值班员", **(data or {})}
-        await self._town.producer.send_and_wait(
-            BRANCH_REPLIES, json.dumps(value).encode(), key=subject.encode(), headers=envelope.headers()
-        )
+        value = json.dumps({"branch": self.name, "actor": "值班员", **(data or {})}).encode()
+        headers = envelope.headers()
+        if (key := reply_key_of(self._town.run, self.name)) is not None:
+            headers.append((SIGNATURE, signature(key, dict(headers), value)))
+        await self._town.producer.send_and_wait(BRANCH_REPLIES, value, key=subject.encode(), headers=headers)
 
     async def settle(self, subject: str, satisfaction: str = "satisfied", network: str | None = None) -> None:
         """Answer with the five elements of GDM-T8."""
@@ -220,7 +224,7 @@ class Town:
         """Connect everybody. Gives what must run beside the scenes: the reader of our topics, and the branches."""
         client = await self._stack.enter_async_context(httpx.AsyncClient(timeout=20, trust_env=False))
         self.office = Office(self.run, client)
-        self.producer = AIOKafkaProducer(bootstrap_servers=self.run["kafka"]["bootstrap_servers"], acks="all")
+        self.producer = AIOKafkaProducer(**broker_of(self.run, ADMIN).options(), acks="all")
         await self.producer.start()
         self._stack.push_async_callback(self.producer.stop)
         partitions = {topic.name: topic.partitions for topic in topic_file().topics}
@@ -236,7 +240,7 @@ class Town:
     async def _consumer(self, partitions: Mapping[str, int]) -> AIOKafkaConsumer:
         """A reader of what comes from now on."""
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.run["kafka"]["bootstrap_servers"],
+            **broker_of(self.run, OPERATOR).options(),
             enable_auto_commit=False,
             auto_offset_reset="latest",
             fetch_max_wait_ms=int(READ_SECONDS * 500),

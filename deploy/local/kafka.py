@@ -7,7 +7,6 @@ in the folder given; it keeps its cluster id, so a second run continues with the
 """
 
 import asyncio
-import base64
 import hashlib
 import os
 import re
@@ -15,14 +14,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import uuid
 from pathlib import Path
-from string import Template
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
+from deploy.kafka.access import ADMIN
+from deploy.kafka.certificates import AUTHORITY, SERVER, make_certificates
+from deploy.kafka.server import Listener, Security, cluster_id, format_arguments
+from deploy.kafka.server import properties as server_properties
 from deploy.local.supervisor import PROJECT, Program, StartFailed, port_open
+from shared.messaging.broker import BrokerAddress
 
 DEFINITION = PROJECT / "deploy" / "kafka"
 LOCK = DEFINITION / "jars.sha256"
@@ -102,42 +104,52 @@ def verify(folder: Path) -> None:
         raise StartFailed(f"jars in {folder} are not those of {LOCK}: {', '.join(wrong)}. Delete the folder, try again")
 
 
-def prepare(data: Path, port: int, cache: Path) -> Program:
+def prepare(data: Path, port: int, cache: Path, admin_password: str | None = None) -> Program:
     """Write the configuration, format the data folder if it is new, and return the program to run.
 
-    The controller listens on `port` + 1.
+    The controller listens on `port` + 1. With a password for the super user the broker takes SASL_SSL only; the
+    authority's certificate for clients is `tls/ca.pem` in the data folder.
     """
     runtime = (java(), *JVM_OPTIONS, *LOG_OPTIONS, "-cp", str(jars(cache) / "*"))
     data = _made(data.resolve())
     properties = data / "server.properties"
-    template = Template((DEFINITION / "server.properties").read_text(encoding="utf-8"))
-    properties.write_text(template.substitute(port=port, controller_port=port + 1, data=data / "log"), encoding="utf-8")
+    bootstrap = f"127.0.0.1:{port}"
+    broker, security = BrokerAddress(bootstrap), None
+    if admin_password is not None:
+        tls = data / "tls"
+        make_certificates(tls, ["127.0.0.1", "localhost"])
+        security = Security(admin_password, str(tls / SERVER), str(tls / AUTHORITY))
+        broker = BrokerAddress(bootstrap, "SASL_SSL", ADMIN, admin_password, ca_file=tls / AUTHORITY)
+    listener = Listener("CLIENTS", bootstrap, bootstrap)
+    _write_private(properties, server_properties([listener], port + 1, str(data / "log"), security))
     identity = data / "cluster.id"
     if not identity.exists():
-        identity.write_text(_cluster_id() + "\n", encoding="ascii")
+        identity.write_text(cluster_id() + "\n", encoding="ascii")
     if not (data / "log" / "meta.properties").exists():
-        words = [*runtime, "kafka.tools.StorageTool", "format", "--standalone", "--ignore-formatted"]
-        words += ["--cluster-id", identity.read_text(encoding="ascii").strip(), "--config", str(properties)]
-        result = _run(words, FORMAT_SECONDS)
+        arguments = data / "format.arguments"
+        _write_private(
+            arguments, format_arguments(identity.read_text(encoding="ascii").strip(), str(properties), security)
+        )
+        result = _run([*runtime, "kafka.tools.StorageTool", f"@{arguments}"], FORMAT_SECONDS)
+        arguments.unlink()
         if result.returncode != 0:
             raise StartFailed(f"Kafka could not format {data}:\n{result.stdout}")
-    bootstrap = f"127.0.0.1:{port}"
     return Program(
         name="kafka",
         command=(*runtime, "kafka.Kafka", str(properties)),
         environment={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C.UTF-8"},
-        ready=lambda: answers(bootstrap),
+        ready=lambda: answers(broker),
         ready_seconds=READY_SECONDS,
         stop_seconds=STOP_SECONDS,
     )
 
 
-async def answers(bootstrap: str) -> bool:
+async def answers(broker: BrokerAddress) -> bool:
     """Whether the broker answers a metadata request."""
-    host, _, port = bootstrap.rpartition(":")
+    host, _, port = broker.bootstrap_servers.rpartition(":")
     if not await port_open(host, int(port)):
         return False
-    client = AIOKafkaClient(bootstrap_servers=bootstrap, request_timeout_ms=2_000)
+    client = AIOKafkaClient(**broker.options(), request_timeout_ms=2_000)
     try:
         async with asyncio.timeout(5):
             await client.bootstrap()
@@ -148,11 +160,10 @@ async def answers(bootstrap: str) -> bool:
         await client.close()
 
 
-def _cluster_id() -> str:
-    """A random id in Kafka's form: 16 bytes as URL-safe base64 without padding, not beginning with a dash."""
-    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
-        pass
-    return text
+def _write_private(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _made(folder: Path) -> Path:

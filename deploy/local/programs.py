@@ -11,9 +11,12 @@ from pathlib import Path
 
 import httpx
 
+from deploy.kafka.access import TOPICS, service_principal
+from deploy.kafka.certificates import AUTHORITY
 from deploy.local.postgres import database_name
 from deploy.local.state import SERVICES, BusinessClock, Secrets
 from deploy.local.supervisor import Program, port_open
+from shared.messaging.broker import BrokerAddress
 
 HOST = "127.0.0.1"
 MIGRATION_SECONDS = 120.0
@@ -24,17 +27,37 @@ HEALTH_TIMEOUT_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything is in one run. `ports` has an entry for each service, `postgres` and `kafka`."""
+    """Where everything is in one run. `ports` has an entry for each service, `postgres` and `kafka`.
+
+    `secured`: the broker takes SASL_SSL with SCRAM only. It has a data folder of its own, because a log that was
+    formatted without users cannot be given any.
+    """
 
     data: Path
     ports: dict[str, int]
     pack: str
     secrets: Secrets = field(repr=False)
     clock: BusinessClock
+    secured: bool = False
 
     @property
     def bootstrap(self) -> str:
         return f"{HOST}:{self.ports['kafka']}"
+
+    @property
+    def kafka_data(self) -> Path:
+        return self.data / ("kafka-scram" if self.secured else "kafka")
+
+    @property
+    def authority(self) -> Path:
+        """The certificate of the authority that signed the broker's."""
+        return self.kafka_data / "tls" / AUTHORITY
+
+    def broker(self, principal: str) -> BrokerAddress:
+        if not self.secured:
+            return BrokerAddress(self.bootstrap)
+        password = self.secrets.kafka_passwords[principal]
+        return BrokerAddress(self.bootstrap, "SASL_SSL", principal, password, ca_file=self.authority)
 
     def url(self, service: str) -> str:
         return f"http://{HOST}:{self.ports[service]}"
@@ -60,7 +83,21 @@ def service_environment(layout: Layout, service: str) -> dict[str, str]:
         own |= {"DATA_KEY": layout.secrets.data_key, "INDEX_KEY": layout.secrets.index_key}
     if service == "dispatch":
         own |= {"INTAKE_URL": layout.url("intake"), "PUBLIC_URL": layout.url("dispatch")}
+        own |= {"REPLY_KEY": layout.secrets.reply_key} if layout.secured else {}
+    own |= kafka_environment(layout, service_principal(service))
     return {**os.environ, "PYTHONUNBUFFERED": "1", **{f"{prefix}_{name}": value for name, value in own.items()}}
+
+
+def kafka_environment(layout: Layout, principal: str) -> dict[str, str]:
+    """The variables that make a program this principal; none when the broker asks for nobody's name."""
+    if not layout.secured:
+        return {}
+    return {
+        "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "KAFKA_USERNAME": principal,
+        "KAFKA_PASSWORD": layout.secrets.kafka_passwords[principal],
+        "KAFKA_CA_FILE": str(layout.authority),
+    }
 
 
 def migrations(layout: Layout) -> list[Program]:
@@ -112,7 +149,7 @@ def topic_program(layout: Layout) -> Program:
             *(sys.executable, "-m", "deploy.local.topics"),
             *("--bootstrap", layout.bootstrap, "--pack", layout.pack),
         ),
-        environment=dict(os.environ),
+        environment={**os.environ, **kafka_environment(layout, TOPICS)},
         ready_seconds=TOPICS_SECONDS,
     )
 

@@ -2,7 +2,8 @@
 
     python -m deploy.local.run [--data .data] [--broker embedded|kafka] [--time-scale 1] [--port-base 8001] …
 
-Each option is also an environment variable (DATA, BROKER, TIME_SCALE, PORT_BASE, KAFKA_PORT, POSTGRES_PORT).
+Each option is also an environment variable (DATA, BROKER, KAFKA_SECURITY, TIME_SCALE, PORT_BASE,
+KAFKA_PORT, POSTGRES_PORT).
 What a client needs (addresses, keys) is printed and written to `<data>/run.json`. Ctrl-C stops everything.
 """
 
@@ -20,14 +21,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from aiokafka.errors import KafkaError
+
+from deploy.kafka import access
+from deploy.kafka.admin import Refused
 from deploy.local import kafka, postgres
 from deploy.local.banner import banner
 from deploy.local.programs import Layout, embedded_broker, migrations, service_programs, topic_program
 from deploy.local.state import SERVICES, BusinessClock, ClockRefused, Secrets, load_clock, load_secrets, write_private
 from deploy.local.supervisor import PROJECT, StartFailed, Supervisor
+from shared.messaging.broker import MECHANISM
 from shared.policy.loader import load_pack
 
 PACK = "mobile_operator"
+BRANCHES = tuple(branch.id for branch in load_pack(PACK).branches)
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Options:
     port_base: int
     kafka_port: int
     postgres_port: int
+    kafka_security: str = "none"
 
     def ports(self) -> dict[str, int]:
         """Every port that this run listens on, by who listens."""
@@ -59,6 +67,7 @@ def parse(words: list[str], environment: Mapping[str, str]) -> Options:
 
     option("--data", Path, ".data", "folder for everything that is kept")
     option("--broker", str, "embedded", "embedded (in memory) or kafka (Apache Kafka on Java)")
+    option("--kafka-security", str, "none", "none, or scram: TLS, passwords and rights; with --broker kafka")
     option("--time-scale", float, "1", "seconds of business time in a real second")
     option("--port-base", int, "8001", "port of the first service; the others follow")
     option("--kafka-port", int, "19092", "port of the broker")
@@ -66,10 +75,20 @@ def parse(words: list[str], environment: Mapping[str, str]) -> Options:
     given = parser.parse_args(words)
     if given.broker not in ("embedded", "kafka"):
         parser.error(f"--broker is embedded or kafka, not {given.broker}")
+    if given.kafka_security not in ("none", "scram"):
+        parser.error(f"--kafka-security is none or scram, not {given.kafka_security}")
+    if given.kafka_security == "scram" and given.broker != "kafka":
+        parser.error("--kafka-security scram needs --broker kafka: the broker in memory has no users")
     if not given.time_scale > 0:
         parser.error("--time-scale is a number above 0")
     return Options(
-        given.data.resolve(), given.broker, given.time_scale, given.port_base, given.kafka_port, given.postgres_port
+        given.data.resolve(),
+        given.broker,
+        given.time_scale,
+        given.port_base,
+        given.kafka_port,
+        given.postgres_port,
+        given.kafka_security,
     )
 
 
@@ -117,6 +136,8 @@ class Stack:
         self._options = options
         self._secrets = secrets
         self._clock = clock
+        secured = options.kafka_security == "scram"
+        self._layout = Layout(options.data, options.ports(), PACK, secrets, clock, secured)
         self._ready = False
         self.began = time.monotonic()
         self._logs = options.data / "logs"
@@ -128,8 +149,7 @@ class Stack:
 
     async def start(self) -> None:
         """Raises `StartFailed` when a part does not come up."""
-        options = self._options
-        layout = Layout(options.data, options.ports(), PACK, self._secrets, self._clock)
+        layout = self._layout
         await all_of(self._start_database(layout), self._start_broker(layout))
         await all_of(*(self.supervisor.start(program) for program in service_programs(layout)))
         self._ready = True
@@ -159,26 +179,47 @@ class Stack:
         if self._options.broker == "embedded":
             await self.supervisor.start(embedded_broker(layout))
             return
-        data, port = layout.data / "kafka", layout.ports["kafka"]
+        data, port, password = layout.kafka_data, layout.ports["kafka"], None
         self.say(f"kafka: Apache Kafka {kafka.version()} (the first time its jars are fetched)")
-        await self.supervisor.start(await asyncio.to_thread(kafka.prepare, data, port, PROJECT / ".cache"))
+        if layout.secured:
+            password = self._secrets.kafka_passwords[access.ADMIN]
+        await self.supervisor.start(await asyncio.to_thread(kafka.prepare, data, port, PROJECT / ".cache", password))
+        if layout.secured:
+            try:
+                done = await access.apply(layout.broker(access.ADMIN), BRANCHES, self._secrets.kafka_passwords)
+            except (KafkaError, OSError, Refused) as error:
+                raise StartFailed(f"Kafka's users and rights could not be set: {error}") from None
+            self.say(f"kafka: {done}")
         await self.supervisor.run_once(topic_program(layout))
 
     def run_file(self) -> dict[str, object]:
         """The content of `run.json`."""
-        options, ports = self._options, self._options.ports()
-        layout = Layout(options.data, ports, PACK, self._secrets, self._clock)
+        options, layout = self._options, self._layout
         branch_keys = self._secrets.branch_keys
         keys = {role.value: key for role, key in self._secrets.keys.items()}
         return {
             "services": {name: {"url": layout.url(name), "pid": self.supervisor.pid(name)} for name in SERVICES},
-            "kafka": {"bootstrap_servers": layout.bootstrap, "kind": options.broker},
+            "kafka": {"bootstrap_servers": layout.bootstrap, "kind": options.broker, **self._kafka_access()},
             "keys": {**keys, "branch": branch_keys.get("jinan") or next(iter(branch_keys.values()))},
             "branch_keys": branch_keys,
             "databases": {name: layout.database_url(name) for name in SERVICES},
             "time_scale": self._clock.scale,
             "time_origin": self._clock.origin.isoformat(),
             "data": str(options.data),
+        }
+
+    def _kafka_access(self) -> dict[str, object]:
+        """How to be somebody at the broker, for `run.json`."""
+        if not self._layout.secured:
+            return {"security": "none", "reply_keys": {}}
+        keys = {branch: access.reply_keys(branch, self._secrets.reply_key)[0] for branch in self._secrets.branch_keys}
+        return {
+            "security": "scram",
+            "security_protocol": "SASL_SSL",
+            "sasl_mechanism": MECHANISM,
+            "ca_file": str(self._layout.authority),
+            "passwords": self._secrets.kafka_passwords,
+            "reply_keys": keys,
         }
 
     def _write_run_file(self) -> None:
@@ -188,7 +229,7 @@ class Stack:
 
 async def run(options: Options) -> int:
     """Run until a signal comes; returns the exit code."""
-    secrets = load_secrets(options.data, [branch.id for branch in load_pack(PACK).branches])
+    secrets = load_secrets(options.data, BRANCHES)
     clock = load_clock(options.data, options.time_scale, datetime.now(UTC))
     stack = Stack(options, secrets, clock)
     stop = asyncio.Event()

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from deploy.kafka.access import with_missing
 from shared.failpoints import reach
 from shared.http.keys import KeyRecord, Role, edited_records, generate_key
 
@@ -39,7 +40,10 @@ class BusinessClock(BaseModel):
 
 
 class Secrets(BaseModel):
-    """Everything that must not be guessed. `data_key` and `index_key` are base64 of 32 bytes each."""
+    """Everything that must not be guessed. `data_key`, `index_key` and `reply_key` are base64 of 32 bytes each.
+
+    `kafka_passwords` (by principal) and `reply_key` count with KAFKA_SECURITY=scram only.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,6 +53,8 @@ class Secrets(BaseModel):
     index_key: str
     keys: dict[Role, str]
     branch_keys: dict[str, str]
+    kafka_passwords: dict[str, str]
+    reply_key: str
 
 
 def _random_key() -> str:
@@ -65,7 +71,8 @@ def load_secrets(folder: Path, branches: Iterable[str]) -> Secrets:
     for role in Role:
         if role is not Role.branch and role not in keys:
             keys[role.value] = generate_key(role, f"local {role}")[0]
-    for branch in branches:
+    ids = list(branches)
+    for branch in ids:
         if branch not in branch_keys:
             branch_keys[branch] = generate_key(Role.branch, f"local {branch}", branch)[0]
     for service in SERVICES:
@@ -78,6 +85,8 @@ def load_secrets(folder: Path, branches: Iterable[str]) -> Secrets:
             "index_key": stored.get("index_key") or _random_key(),
             "keys": keys,
             "branch_keys": branch_keys,
+            "kafka_passwords": with_missing(stored.get("kafka_passwords", {}), ids),
+            "reply_key": stored.get("reply_key") or _random_key(),
         }
     )
     write_private(path, result.model_dump(mode="json"))

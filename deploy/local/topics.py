@@ -3,7 +3,8 @@
     python -m deploy.local.topics --bootstrap 127.0.0.1:19092 --pack mobile_operator
 
 The one-machine runner, docker compose and a cluster's start-up job use this same command. A topic that exists is
-left as it is; one with too few partitions is reported, not changed, because adding partitions moves keys.
+left as it is; one with too few partitions is reported, not changed, because adding partitions moves keys. A
+secured broker is reached with KAFKA_SECURITY_PROTOCOL, KAFKA_USERNAME, KAFKA_PASSWORD_FILE and KAFKA_CA_FILE.
 """
 
 import argparse
@@ -18,7 +19,9 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError
 
 from shared.contracts.topics import INCARNATION, Topic, all_topics
 from shared.failpoints import reach
+from shared.messaging.broker import BrokerAddress
 from shared.policy.loader import load_pack
+from shared.settings import broker_from_environment
 
 HOUR_MS = 3_600_000
 REQUEST_TIMEOUT_MS = 15_000
@@ -35,7 +38,7 @@ def retention_ms(topic: Topic) -> int:
 
 
 async def create_missing(
-    bootstrap: str, topics: Iterable[Topic], replication: int, min_insync: int | None = None
+    broker: BrokerAddress, topics: Iterable[Topic], replication: int, min_insync: int | None = None
 ) -> list[str]:
     """Create the topics that do not exist yet; returns their names.
 
@@ -44,7 +47,7 @@ async def create_missing(
         KafkaError: the broker cannot be reached.
     """
     wanted = {topic.name: topic for topic in topics}
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
+    admin = AIOKafkaAdminClient(**broker.options(), request_timeout_ms=REQUEST_TIMEOUT_MS)
     await admin.start()
     try:
         existing = set(await admin.list_topics())
@@ -90,20 +93,20 @@ async def _await_shape(admin: AIOKafkaAdminClient, wanted: dict[str, Topic]) -> 
         raise TopicsNotReady("; ".join(wrong))
 
 
-async def ensure_incarnation(bootstrap: str) -> bool:
+async def ensure_incarnation(broker: BrokerAddress) -> bool:
     """Write this log's identity (a UUID) if its topic is empty; returns whether it was written.
 
     Two at once could write two records: readers take the first one.
     """
     partition = TopicPartition(INCARNATION, 0)
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, request_timeout_ms=REQUEST_TIMEOUT_MS)
+    consumer = AIOKafkaConsumer(**broker.options(), request_timeout_ms=REQUEST_TIMEOUT_MS)
     await consumer.start()
     try:
         if (await consumer.end_offsets([partition]))[partition] > 0:
             return False
     finally:
         await consumer.stop()
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", request_timeout_ms=REQUEST_TIMEOUT_MS)
+    producer = AIOKafkaProducer(**broker.options(), acks="all", request_timeout_ms=REQUEST_TIMEOUT_MS)
     await producer.start()
     try:
         await producer.send_and_wait(INCARNATION, value=str(uuid.uuid4()).encode(), partition=0)
@@ -112,11 +115,11 @@ async def ensure_incarnation(bootstrap: str) -> bool:
     return True
 
 
-async def prepare(bootstrap: str, pack: str, replication: int, min_insync: int | None) -> None:
+async def prepare(broker: BrokerAddress, pack: str, replication: int, min_insync: int | None) -> None:
     topics = all_topics(branch.id for branch in load_pack(pack).branches)
-    created = await create_missing(bootstrap, topics, replication, min_insync)
+    created = await create_missing(broker, topics, replication, min_insync)
     reach("topics.created")
-    written = await ensure_incarnation(bootstrap)
+    written = await ensure_incarnation(broker)
     print(f"topics: {len(created)} created, {len(topics) - len(created)} there already; identity", end=" ")
     print("written" if written else "there already")
 
@@ -129,8 +132,9 @@ def main() -> None:
     parser.add_argument("--min-insync", type=int, help="copies that must take a record (default: the broker's)")
     arguments = parser.parse_args()
     try:
-        asyncio.run(prepare(arguments.bootstrap, arguments.pack, arguments.replication, arguments.min_insync))
-    except (KafkaError, TopicsNotReady, TimeoutError) as error:
+        broker = broker_from_environment(arguments.bootstrap)
+        asyncio.run(prepare(broker, arguments.pack, arguments.replication, arguments.min_insync))
+    except (KafkaError, TopicsNotReady, OSError, ValueError) as error:
         sys.exit(f"topics: {type(error).__name__}: {error}")
 
 

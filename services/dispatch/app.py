@@ -19,5 +19,5 @@ def build(settings: Settings) -> Service:
     calendar = WorkingCalendar(days, pack.working_hours, pack.tz, max(days))
     desk = Desk(pack, calendar, service.clock, settings.intake_url.rstrip("/"), settings.public_url.rstrip("/"))
     service.routes(api.routes(desk, service.database))
-    service.consume(DispatchProjection(desk))
+    service.consume(DispatchProjection(desk, settings.reply_keys()))
     return service

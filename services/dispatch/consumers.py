@@ -16,6 +16,7 @@ from services.dispatch.usecases import Desk
 from shared.contracts.branch import AcceptOrder, ProgressOrder, ReplyOrder, ReturnOrder, TransferOrder
 from shared.contracts.intake import TicketAnswered, TicketErased, TicketWithdrawn
 from shared.contracts.review import ReviewApproved, ReviewMerged
+from shared.contracts.signature import SIGNATURE, is_signed_by
 from shared.contracts.sla import EscalationRaised
 from shared.database.engine import Transaction
 from shared.errors import Conflict, Forbidden, NotYet, Poison
@@ -39,8 +40,10 @@ class Orders:
 class DispatchProjection:
     """The projection of dispatch."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, reply_keys: tuple[bytes, ...] = ()) -> None:
+        """With `reply_keys` (masters, see `shared.contracts.signature`) only signed commands are obeyed."""
         self._desk = desk
+        self._reply_keys = reply_keys
         self._events: dict[str, Callable[[Orders, Event], None]] = {
             ReviewApproved.TYPE: self.on_review_approved,
             ReviewMerged.TYPE: self.on_ticket_ended,
@@ -144,14 +147,24 @@ class DispatchProjection:
         """A command from a branch: only the branch that holds the order may give it."""
         order = state.by_ticket.get(event.subject)
         data = event.data
-        if order is None or order.branch != data.branch:
-            raise Forbidden("not_your_order", "no order of this id is with the branch that the command names")
         if event.publisher.strip("/") != f"branch/{data.branch}":
             raise Forbidden("not_your_order", f"the command's ce_source is not /branch/{data.branch}")
+        if self._reply_keys:
+            self._check_signature(event)
+        if order is None or order.branch != data.branch:
+            raise Forbidden("not_your_order", "no order of this id is with the branch that the command names")
         if order.status is OrderStatus.raised:
             raise Conflict("order_raised", "the order was raised; the province answers it")
         self._commands[event.type](order, data, f"branch:{data.branch}/{mask(data.actor)}", state.now)
         state.touched[event.subject] = order
+
+    def _check_signature(self, event: Event) -> None:
+        # As the envelope was read: of a header that is there twice the last one counts.
+        headers, branch = dict(event.record.headers), event.data.branch
+        if SIGNATURE not in headers:
+            raise Forbidden("not_signed", f"the command has no {SIGNATURE}, and branches must sign theirs")
+        if not is_signed_by(branch, self._reply_keys, headers, event.record.value or b""):
+            raise Forbidden("wrong_signature", f"{SIGNATURE} is not the named branch's signature of this command")
 
     def progress(self, order: WorkOrder, data: ProgressOrder, actor: str, now: datetime) -> None:
         request = _request(Progress, data.model_dump(include={"note", "contacted_at", "marks"}))

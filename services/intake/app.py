@@ -3,6 +3,7 @@
 from services.intake import api
 from services.intake.consumers import Intake
 from services.intake.jobs import Jobs
+from services.intake.rebuild import IntakeReadState
 from services.intake.settings import Settings
 from services.intake.tables import plumbing
 from services.intake.usecases.desk import Desk
@@ -31,4 +32,5 @@ def build(settings: Settings) -> Service:
     jobs = Jobs(desk, service.background, service.leases, settings.personal_retention_days)
     service.job(jobs.keep)
     service.warnings.append(jobs.warnings)
+    service.rebuilds(IntakeReadState())
     return service

@@ -16,6 +16,7 @@ from pydantic.json_schema import models_json_schema
 
 from shared.contracts.envelope import SOURCE_PREFIX, SPEC_VERSION, schema_urn
 from shared.contracts.registry import COMMANDS, MODELS, EventModel
+from shared.contracts.signature import SIGNED_HEADERS
 from shared.contracts.topics import (
     BRANCH_PLACEHOLDER,
     BRANCH_REPLIES,
@@ -259,6 +260,14 @@ def _headers(*, sequence: bool) -> dict[str, Any]:
             "counts the records of that ticket for branches.",
         }
         required.append("ce_sequence")
+    else:
+        properties["ce_signature"] = {
+            "type": "string",
+            "contentEncoding": "base64",
+            "description": "HMAC-SHA256 under the branch's reply key, needed where dispatch asks for it, over "
+            f"{', '.join(SIGNED_HEADERS)} as sent, and the record's value, in this order, each as its length in bytes, "
+            "a colon, the bytes and a comma.",
+        }
     return {"type": "object", "properties": properties, "required": required}
 
 

@@ -1,7 +1,8 @@
 """Commands that a branch may send on `gongdan.branch.replies`; the same verbs exist over HTTP.
 
 A command's `ce_id` makes it safe to repeat; `ce_source` is `/gongdan/branch/<id>` (or `/branch/<id>`), and `branch` in
-the data is the same, the one that holds the order. A `ce_sequence` is not needed and not looked at.
+the data is the same, the one that holds the order. A `ce_sequence` is not needed and not looked at. Where dispatch asks
+for it, `ce_signature` (signature.py) shows that it was this branch.
 """
 
 from datetime import datetime

@@ -167,7 +167,9 @@ class Transaction:
 class Database:
     """A pool of connections for one role, so that load on one role cannot starve another."""
 
-    def __init__(self, url: str, outbox: Table, *, pool_size: int = 5) -> None:
+    def __init__(self, url: str, outbox: Table, *, pool_size: int = 5, schema: str | None = None) -> None:
+        """With `schema` its connections see that schema alone."""
+        settings = SERVER_SETTINGS | ({"search_path": schema} if schema else {})
         self.engine: AsyncEngine = create_async_engine(
             url,
             pool_size=pool_size,
@@ -177,7 +179,7 @@ class Database:
             pool_use_lifo=True,
             json_serializer=lambda value: value if isinstance(value, Json) else orjson.dumps(value).decode(),
             json_deserializer=orjson.loads,
-            connect_args={"server_settings": SERVER_SETTINGS, "timeout": CONNECT_TIMEOUT_SECONDS},
+            connect_args={"server_settings": settings, "timeout": CONNECT_TIMEOUT_SECONDS},
         )
         self._outbox = outbox
         self._after_publish: list[Callable[[], None]] = []

@@ -15,6 +15,7 @@ from prometheus_client import Counter, Histogram
 
 from shared.http.problems import Refused, problem, unavailable
 from shared.http.rate import STANDING
+from shared.settings import ServiceSettings
 from shared.telemetry import metrics
 from shared.telemetry.tracing import begin_trace
 
@@ -43,6 +44,18 @@ class Limits:
     unread_seconds: float = 30.0
     linger_seconds: float = 2.0
     streamed: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: ServiceSettings, streamed: Mapping[str, int]) -> "Limits":
+        return cls(
+            connections=settings.http_connection_limit,
+            requests=settings.http_request_limit,
+            header_seconds=settings.http_header_seconds,
+            body_idle_seconds=settings.http_body_idle_seconds,
+            body_seconds=settings.http_body_seconds,
+            unread_seconds=settings.http_unread_seconds,
+            streamed=streamed,
+        )
 
 
 def too_deep(body: bytes) -> bool:
@@ -135,7 +148,7 @@ class Guard:
                 if not streamed:
                     parts.append(body)
                     if not message.get("more_body", False) and too_deep(b"".join(parts)):
-                        raise Refused(422, "json_too_deep", f"JSON may nest at most {JSON_DEPTH} levels deep")
+                        raise Refused(400, "json_too_deep", f"JSON may nest at most {JSON_DEPTH} levels deep")
             return message
 
         return bounded

@@ -14,7 +14,7 @@ from sqlalchemy import Table, select
 
 from shared.contracts.topics import BRANCH_PLACEHOLDER, CONTROL, INCARNATION, consumed_topics, topic_file
 from shared.database.engine import Database, Transaction
-from shared.errors import Invalid, NotFound
+from shared.errors import Conflict, Invalid, NotFound
 from shared.http.auth import Principal, allow
 from shared.http.fields import Code, Moment, RequestModel, ShortText
 from shared.http.keys import Role
@@ -29,6 +29,7 @@ from shared.messaging.tables import DeadLetterState
 from shared.operations import figures, letters, settling
 from shared.operations.figures import ParkedEvent, PausedTopic, Standing, Summary
 from shared.operations.letters import DeadLetter, RawDeadLetter, ShownDeadLetter
+from shared.operations.rebuild import Rebuilding, Rebuilt
 from shared.operations.settling import Settled
 from shared.privacy import mask
 
@@ -41,6 +42,7 @@ Looker = Annotated[Principal, Depends(allow(Role.ops, Role.supervisor))]
 Reason = Annotated[ShortText, AfterValidator(mask), Field(description="why; it is kept in the audit trail")]
 RowId = Annotated[int, Field(ge=1, le=letters.NEWEST)]
 LetterId = Annotated[int, Path(ge=1, le=letters.NEWEST, description="number of the dead letter")]
+CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": Problem}}
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Problem}}
 
 
@@ -53,6 +55,7 @@ class Operated:
     watch: LogWatch
     applier: Applier[Any]
     tickets: Table
+    rebuilding: Rebuilding | None = None
 
 
 class DeadLetterPage(BaseModel):
@@ -110,6 +113,11 @@ class Replayed(BaseModel):
 
 class Pause(RequestModel):
     topic: Annotated[str, Field(max_length=128, description="a topic that this service reads, or * for all")]
+    reason: Reason
+
+
+class Rebuild(RequestModel):
+    replace: bool = Field(default=False, description="make what differs equal to what was built")
     reason: Reason
 
 
@@ -253,6 +261,14 @@ def _streams(router: APIRouter, operated: Operated) -> None:
             lambda transaction: pauses.resume(transaction, request.topic, actor=principal.actor, reason=request.reason)
         )
         return Pauses(paused=await database.read(figures.paused), lifted=lifted)
+
+    @router.post("/rebuild", summary="Build the read state again from the events and compare", responses=CONFLICT)
+    async def rebuild(principal: Operator, request: Rebuild) -> Rebuilt:
+        """Takes as long as reading the whole log; the service goes on meanwhile. 409 where nothing comes from events
+        alone, and while another rebuild runs."""
+        if operated.rebuilding is None:
+            raise Conflict("no_read_state", f"{service} holds nothing that comes from events alone")
+        return await operated.rebuilding.run(replacing=request.replace, actor=principal.actor, reason=request.reason)
 
 
 async def _subject(operated: Operated, text: str) -> UUID:

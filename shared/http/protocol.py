@@ -7,6 +7,8 @@ which arrives in one piece, sets none. `shared.service` hands `bounded(...)` to 
 
 import asyncio
 import itertools
+import resource
+from collections import deque
 from enum import Enum, auto
 from typing import Any, cast
 
@@ -19,6 +21,8 @@ from shared.telemetry import metrics
 
 HEADER_LIMIT_BYTES = 16 * 1024
 PIPELINED = 16
+# What a process opens besides its clients' connections: databases, the broker, logs.
+OTHER_FILES = 200
 # Refused connections that may wait at once to read their 503; more are dropped without a word.
 REFUSED_AT_ONCE = 100
 # What chunk sizes, extensions and trailers may take: they are no body, so the body's limit does not see them.
@@ -132,12 +136,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._heard = self.loop.time()
         self._raw += len(data)
         super().data_received(data)
-        phase = self._phase
-        if phase is Phase.quiet:
+        if self._phase is Phase.quiet:
             self._wait_for_the_next()
-        elif phase is Phase.headers and self._raw > HEADER_LIMIT_BYTES:
+        elif self._phase is Phase.headers and self._raw > HEADER_LIMIT_BYTES:
             self._refuse(*_HEADERS_TOO_LARGE)
-        elif phase is Phase.body and self._is_wasteful():
+        elif self._phase is Phase.body and self._is_wasteful():
             self._refuse(400, "invalid_http", "too little body in too many bytes")
         elif not self.leaving:
             self._watch()
@@ -164,11 +167,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self._begin()
         super().on_message_begin()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # After the headers come trailers; nothing here reads them, and kept they would grow.
-        if self._phase is Phase.headers:
-            super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(map(len, itertools.chain.from_iterable(self.headers))) + 4 * len(self.headers)
         if size > HEADER_LIMIT_BYTES:
@@ -180,6 +178,8 @@ class BoundedProtocol(HttpToolsProtocol):
         # The header's bytes are no framing of the body.
         self._raw = self._body = 0
         super().on_headers_complete()
+        # What uvicorn adds from here on are trailers; nothing reads them, and kept they would grow.
+        self.headers = cast(list[tuple[bytes, bytes]], deque(maxlen=0))
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)
@@ -267,16 +267,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._watch()
         elif self._phase is Phase.leaving:
             self._socket.abort()
-        elif self._phase is Phase.headers and self._raw == 0 and self._unread_since is None:
-            metrics.http_refused.labels("silent").inc()
+        elif self._unread_since is not None or (self._phase is Phase.headers and self._raw == 0):
+            metrics.http_refused.labels("silent" if self._unread_since is None else "unread").inc()
             self._socket.abort()
-        elif self._unread_since is not None:
-            metrics.http_refused.labels("unread").inc()
-            self._socket.abort()
-        elif self._phase is Phase.headers:
-            self._refuse(408, "request_timeout", "the headers did not arrive in time")
         else:
-            self._refuse(408, "request_timeout", "the body did not arrive in time")
+            what = "headers" if self._phase is Phase.headers else "body"
+            self._refuse(408, "request_timeout", f"the {what} did not arrive in time")
 
 
 _NOT_HTTP: tuple[Any, ...] = (400, "invalid_http", "this is not HTTP/1.1")
@@ -286,6 +282,15 @@ _HEADERS_TOO_LARGE = (431, "headers_too_large", f"address and headers may have a
 def bounded(limits: Limits) -> type[BoundedProtocol]:
     """The protocol with these limits, as `uvicorn.Config(http=...)` takes it."""
     return type("BoundedProtocol", (BoundedProtocol,), {"limits": limits})
+
+
+def allow_files(limits: Limits) -> None:
+    """Raise this process's limit of open files, as far as it may, to what the connections need and some more."""
+    needed = limits.connections + REFUSED_AT_ONCE + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _answer(status: int, code: str, detail: str) -> bytes:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Generic
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 
 from shared.contracts.control import ReplayRequested
@@ -29,11 +29,13 @@ from shared.failpoints import reach
 from shared.ids import new_id
 from shared.messaging import dead_letters, inbox, pauses
 from shared.messaging.application import Applier
+from shared.messaging.broker import BrokerAddress
 from shared.messaging.events import Record
 from shared.messaging.inbox import Position
 from shared.messaging.log_watch import LogWatch
 from shared.messaging.patience import within
 from shared.messaging.projection import Projection, State
+from shared.messaging.reader import Reader
 from shared.telemetry import metrics
 from shared.telemetry.tracing import begin_trace
 
@@ -42,14 +44,11 @@ log = logging.getLogger(__name__)
 MAX_RECORDS = 500
 # A pause after a batch that was not full, so that the next holds more: a transaction costs the same for 1 or for 20.
 GATHER_SECONDS = 0.02
-PARTITION_FETCH_BYTES = 512 * 1024
 SHARE_SECONDS = 1.0
 LAG_SECONDS = 5.0
 CAREFUL_FETCH_MS = 500
 BACKOFF_SECONDS = 0.5
-REQUEST_TIMEOUT_MS = 10_000
 ANSWER_SECONDS = 30.0
-STOP_SECONDS = 3.0
 DEAD_IN_A_ROW_LIMIT = 50
 STALL_SECONDS = 60.0
 # A replay asks for a little more than it must; versions drop what was seen.
@@ -70,7 +69,7 @@ class Consumer(Generic[State]):
         database: Database,
         leases: Leases,
         watch: LogWatch,
-        bootstrap_servers: str,
+        broker: BrokerAddress,
         *,
         fetch_max_wait_ms: int,
     ) -> None:
@@ -79,8 +78,8 @@ class Consumer(Generic[State]):
         self._database = database
         self._leases = leases
         self._watch = watch
-        self._bootstrap = bootstrap_servers
-        self._fetch_max_wait_ms = fetch_max_wait_ms
+        self._wait_ms = max(fetch_max_wait_ms, 200)
+        self._reader = Reader(broker, f"gongdan.{service}", fetch_max_wait_ms)
         self._topics = [topic for topic in consumed_topics(service) if topic != INCARNATION]
         self._partitions = {
             f"{topic.name}/{number}": TopicPartition(topic.name, number)
@@ -89,7 +88,6 @@ class Consumer(Generic[State]):
             for number in range(topic.partitions)
         }
         self.applier = Applier(service, projection, database)
-        self._consumer: AIOKafkaConsumer | None = None
         self._positions: dict[TopicPartition, Position] = {}
         self._reading: set[TopicPartition] = set()
         self._paused: dict[str, pauses.Pause] = {}
@@ -138,9 +136,11 @@ class Consumer(Generic[State]):
     async def _take_share(self) -> None:
         """Agree with the other processes who reads what, and notice another log."""
         incarnation = await self._watch.known()
+        if self._reader.outdated:
+            await self._discard()
         mine = {self._partitions[name] for name in await self._leases.share("consumer", self._partitions)}
         await self._look_for_pauses()
-        if mine != set(self._positions) or self._unpaused(mine) != self._reading or self._consumer is None:
+        if mine != set(self._positions) or self._unpaused(mine) != self._reading or self._reader.client is None:
             await self._assign(mine, incarnation)
         void = [partition for partition, at in self._positions.items() if at.incarnation != incarnation]
         if void:
@@ -164,7 +164,7 @@ class Consumer(Generic[State]):
         if not mine:
             self._positions = {}
             return
-        consumer = await self._connected()
+        consumer = await self._reader.connected()
         stored = await self._database.read(inbox.positions)
         unknown = [partition for partition in mine if tuple(partition) not in stored]
         self._positions = {partition: stored[tuple(partition)] for partition in mine if partition not in unknown}
@@ -179,7 +179,7 @@ class Consumer(Generic[State]):
 
     async def _start_again(self, partitions: list[TopicPartition], reason: str) -> None:
         """Read these partitions from the beginning of what is there, and ask the publishers for what is not."""
-        consumer = await self._connected()
+        consumer = await self._reader.connected()
         incarnation = await self._watch.known()
         beginnings = await within(ANSWER_SECONDS, consumer.beginning_offsets(partitions))
         since: dict[str, datetime | None] = {}
@@ -215,9 +215,8 @@ class Consumer(Generic[State]):
         log.warning("reading from the beginning", extra={"partitions": len(partitions), "error": reason})
 
     async def _take_batch(self) -> None:
-        consumer = await self._connected()
-        wait_ms = max(self._fetch_max_wait_ms, 200)
-        fetched = await within(ANSWER_SECONDS, consumer.getmany(timeout_ms=wait_ms, max_records=MAX_RECORDS))
+        consumer = await self._reader.connected()
+        fetched = await within(ANSWER_SECONDS, consumer.getmany(timeout_ms=self._wait_ms, max_records=MAX_RECORDS))
         records = [Record.read(raw) for raws in fetched.values() for raw in raws]
         if not records:
             self._progress_at = time.monotonic() if self.lag == 0 else self._progress_at
@@ -317,7 +316,7 @@ class Consumer(Generic[State]):
     async def _step_over_unreadable(self) -> None:
         """aiokafka cannot read a header whose name is not UTF-8 and stands before that record for ever: read one record
         at a time up to it, bury what can be said of it, and go on behind it."""
-        consumer = await self._connected()
+        consumer = await self._reader.connected()
         ends = await self._watch.ends(list(self._reading))
         for partition, end in ends.items():
             if end <= self._positions[partition].next_offset:
@@ -360,44 +359,14 @@ class Consumer(Generic[State]):
     async def _show_positions(self, positions: dict[TopicPartition, Position]) -> None:
         """Commit to Kafka too, as the group `gongdan.<service>`: for people and lag monitors, never read by us."""
         offsets = {each: position.next_offset for each, position in positions.items() if each in self._reading}
-        if self._consumer is None or not offsets:
+        if self._reader.client is None or not offsets:
             return
         try:
-            await within(LAG_SECONDS, self._consumer.commit(offsets))
+            await within(LAG_SECONDS, self._reader.client.commit(offsets))
         except (KafkaError, IllegalStateError, TimeoutError, OSError):
             log.debug("offsets not shown to Kafka this time")
 
-    # ---- connection ----------------------------------------------------------------------------------------------
-
-    async def _connected(self) -> AIOKafkaConsumer:
-        if self._consumer is None:
-            consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._bootstrap,
-                group_id=f"gongdan.{self._service}",
-                enable_auto_commit=False,
-                auto_offset_reset="none",
-                fetch_max_wait_ms=self._fetch_max_wait_ms,
-                max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
-                request_timeout_ms=REQUEST_TIMEOUT_MS,
-            )
-            try:
-                await within(REQUEST_TIMEOUT_MS / 1000, consumer.start())
-            except BaseException:
-                await _stop(consumer)
-                raise
-            self._consumer = consumer
-        return self._consumer
-
     async def _discard(self) -> None:
-        consumer, self._consumer = self._consumer, None
         self._positions.clear()
         self._reading.clear()
-        if consumer is not None:
-            await _stop(consumer)
-
-
-async def _stop(consumer: AIOKafkaConsumer) -> None:
-    try:
-        await within(STOP_SECONDS, consumer.stop())
-    except (KafkaError, TimeoutError, OSError):
-        log.info("a reader did not stop in time and was left behind")
+        await self._reader.discard()

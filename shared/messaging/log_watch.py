@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from shared.contracts.topics import INCARNATION
+from shared.messaging.broker import BrokerAddress, reason_of
 from shared.messaging.patience import within
 from shared.telemetry import metrics
 
@@ -26,12 +27,14 @@ UNREACHABLE_SECONDS = 8.0
 class LogWatch:
     """Holds the incarnation last read; `ends` are the log's ends for the partitions asked about."""
 
-    def __init__(self, bootstrap_servers: str) -> None:
-        self._bootstrap = bootstrap_servers
+    def __init__(self, broker: BrokerAddress) -> None:
+        self._broker = broker
         self._consumer: AIOKafkaConsumer | None = None
         self._answered = -UNREACHABLE_SECONDS
         self._changed = asyncio.Event()
         self.incarnation: str | None = None
+        self.refused: str | None = None
+        """Why the broker will not have us (password, certificate, rights), while that is so."""
 
     @property
     def reachable(self) -> bool:
@@ -62,8 +65,9 @@ class LogWatch:
                 except (KafkaError, TimeoutError, OSError) as error:
                     log.info("broker does not answer", extra={"error": type(error).__name__})
                     await self._discard()
+                    await self._ask_why(error)
                 metrics.broker_reachable.set(1 if self.reachable else 0)
-                await asyncio.sleep(ASK_SECONDS if self.incarnation else 0.2)
+                await asyncio.sleep(ASK_SECONDS if self.incarnation or self.refused else 0.2)
         finally:
             await self._discard()
 
@@ -71,7 +75,7 @@ class LogWatch:
         partition = TopicPartition(INCARNATION, 0)
         if self._consumer is None:
             consumer = AIOKafkaConsumer(
-                bootstrap_servers=self._bootstrap,
+                **self._broker.options(),
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 fetch_max_wait_ms=500,
@@ -83,6 +87,7 @@ class LogWatch:
         self._consumer.seek(partition, 0)
         record = await within(ANSWER_SECONDS, self._consumer.getone(partition))
         self._answered = time.monotonic()
+        self.refused = None
         incarnation = (record.value or b"").decode(errors="replace")
         if incarnation != self.incarnation:
             if self.incarnation is not None:
@@ -90,6 +95,11 @@ class LogWatch:
                 log.warning("the log is another one", extra={"incarnation": incarnation})
             self.incarnation = incarnation
             self._changed.set()
+
+    async def _ask_why(self, error: Exception) -> None:
+        before, self.refused = self.refused, reason_of(error) or await self._broker.refusal()
+        if self.refused is not None and self.refused != before:
+            log.warning("the broker and we do not agree", extra={"error": self.refused})
 
     async def _discard(self) -> None:
         consumer, self._consumer = self._consumer, None

@@ -24,6 +24,7 @@ from shared.database.engine import Database
 from shared.database.leases import Leases
 from shared.errors import Transient
 from shared.failpoints import reach
+from shared.messaging.broker import BrokerAddress
 from shared.messaging.inbox import headers_in
 from shared.messaging.outbox import backlog, keep_partitions, purge, utc_day
 from shared.messaging.patience import CancelledWithin, within
@@ -58,12 +59,12 @@ class Relay:
     """Publishes the outbox of one service until cancelled."""
 
     def __init__(
-        self, service: str, database: Database, leases: Leases, bootstrap_servers: str, *, retention_days: int
+        self, service: str, database: Database, leases: Leases, broker: BrokerAddress, *, retention_days: int
     ) -> None:
         self._source = f"{SOURCE_PREFIX}{service}"
         self._database = database
         self._leases = leases
-        self._bootstrap = bootstrap_servers
+        self._broker = broker
         self._retention_days = retention_days
         self._wake = asyncio.Event()
         self._producer: AIOKafkaProducer | None = None
@@ -200,7 +201,7 @@ class Relay:
     async def _connected(self) -> AIOKafkaProducer:
         if self._producer is None:
             producer = AIOKafkaProducer(
-                bootstrap_servers=self._bootstrap,
+                **self._broker.options(),
                 acks="all",
                 enable_idempotence=False,
                 request_timeout_ms=REQUEST_TIMEOUT_MS,

@@ -1,9 +1,8 @@
 """Write deploy/env/<service>.env.example from the settings: `python -m tests.architecture.env_examples`."""
 
-from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
-from tests.architecture.services import PROJECT, SERVICES, prefix, settings_model
+from tests.architecture.services import PROJECT, SERVICES, is_secret, prefix, settings_model
 
 FOLDER = PROJECT / "deploy" / "env"
 EXAMPLES = {
@@ -25,7 +24,7 @@ def render(service: str) -> str:
     for name, field in settings_model(service).model_fields.items():
         needed = field.default is PydanticUndefined
         notes = [field.description] if field.description else []
-        if field.annotation is SecretStr:
+        if is_secret(field):
             notes.append("secret")
         lines += ["", *([f"# {'; '.join(notes)}"] if notes else [])]
         value = EXAMPLES[name].format(service=service) if needed else ("" if field.default is None else field.default)

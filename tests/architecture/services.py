@@ -3,8 +3,10 @@
 import base64
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from shared.service import ROLES, Service
@@ -17,6 +19,10 @@ SERVICES = ("intake", "review", "dispatch", "sla")
 def settings_model(service: str) -> type[ServiceSettings]:
     model: type[ServiceSettings] = importlib.import_module(f"services.{service}.settings").Settings
     return model
+
+
+def is_secret(field: FieldInfo) -> bool:
+    return field.annotation is SecretStr or SecretStr in get_args(field.annotation)
 
 
 def prefix(service: str) -> str:

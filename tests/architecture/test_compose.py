@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -13,9 +14,13 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from cryptography import x509
 
 from deploy.docker import make_secrets
+from deploy.kafka import access
+from deploy.kafka.certificates import AUTHORITY_KEY
 from deploy.local import kafka
+from shared.contracts.signature import read_keys
 from shared.http.key_store import KeyStore
 from shared.http.keys import KeyRefused, Role, edited_records, generate_key, revoke_key, save_records
 from shared.policy import load_pack
@@ -98,8 +103,8 @@ async def test_the_health_check_asks_a_route_that_is_there(service: str, tmp_pat
 
 
 @cache
-def help_text(module: str) -> str:
-    command = [sys.executable, "-m", module, "--help"]
+def help_text(module: str, *subcommand: str) -> str:
+    command = [sys.executable, "-m", module, *subcommand, "--help"]
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT).stdout
 
 
@@ -110,9 +115,10 @@ def test_every_command_is_a_module_of_the_image_with_options_it_knows(name: str)
     spec = importlib.util.find_spec(main)
     assert spec is not None
     assert spec.origin is not None
+    subcommand = [word for word in words[:1] if not word.startswith("--")]
     for word in words:
-        if word.startswith("--") or word == "migrate":
-            assert word in help_text(module), f"{module} knows no {word}"
+        if word.startswith("--") or word in subcommand:
+            assert word in help_text(module, *subcommand), f"{module} knows no {word}"
 
 
 def test_topics_are_made_for_the_pack_that_the_services_use() -> None:
@@ -142,6 +148,7 @@ def test_no_secret_stands_in_the_file() -> None:
 
 def test_the_secret_files_are_those_that_the_script_makes(tmp_path: Path) -> None:
     make_secrets.make_files(tmp_path)
+    make_secrets.make_kafka_files(tmp_path, ["jinan"], "kafka.example")
     wanted = {Path(secret["file"]) for secret in compose["secrets"].values()}
     assert {path.parent for path in wanted} == {make_secrets.FOLDER.relative_to(PROJECT)}
     assert {path.name for path in wanted} == {path.name for path in tmp_path.iterdir() if path.is_file()}
@@ -151,15 +158,22 @@ def test_the_secret_files_are_those_that_the_script_makes(tmp_path: Path) -> Non
 def test_made_secrets_are_usable_and_stay_as_they_are(tmp_path: Path) -> None:
     folder = tmp_path / "secrets"
     branches = [branch.id for branch in load_pack("mobile_operator").branches]
-    made = make_secrets.make_files(folder)
+    made = [*make_secrets.make_files(folder), *make_secrets.make_kafka_files(folder, branches, "127.0.0.1")]
     keys = make_secrets.make_keys(folder, branches)
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def files() -> dict[Path, bytes]:
+        found = [path for path in folder.iterdir() if path.is_file()]
+        return {path: path.read_bytes() for path in [*found, folder / make_secrets.KEYS]}
+
+    before = files()
     assert make_secrets.make_files(folder) == []
+    assert make_secrets.make_kafka_files(folder, branches, "127.0.0.1") == []
     assert make_secrets.make_keys(folder, branches) == {}
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert files() == before
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / make_secrets.KEYS).parent.stat().st_mode & 0o777 == 0o755
     assert {(folder / name).stat().st_mode & 0o777 for name in made} == {0o444}
+    assert len(read_keys((folder / "reply_key").read_text(encoding="ascii"))) == 1
     assert set(made) == {path.name for path in before} - {make_secrets.KEYS.name}
 
     Vault((folder / "data_key").read_text().strip(), (folder / "index_key").read_text().strip())
@@ -202,14 +216,70 @@ def test_the_databases_are_those_of_the_urls() -> None:
     assert "GONGDAN_ROLE=gongdan_$service" in script
 
 
-def test_kafka_is_the_version_that_the_runner_uses() -> None:
+def kafka_files(folder: Path, host: str = "kafka.example") -> dict[str, str]:
+    make_secrets.make_kafka_files(folder, ["jinan"], host)
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.is_file()}
+
+
+def read_properties(text: str) -> dict[str, str]:
+    pairs = (line.partition("=") for line in text.splitlines() if line and not line.startswith("#"))
+    return {name: value for name, _, value in pairs}
+
+
+def test_kafka_is_the_version_that_the_runner_uses_and_keeps_its_data() -> None:
     assert containers["kafka"]["image"] == f"apache/kafka:{kafka.version()}"
-    environment = containers["kafka"]["environment"]
-    assert environment["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
-    assert f"kafka:{environment['KAFKA_LOG_DIRS']}" in containers["kafka"]["volumes"]
-    for service in SERVICES:
-        address = containers[service]["environment"][f"{prefix(service)}KAFKA_BOOTSTRAP_SERVERS"]
-        assert f"INSIDE://{address}" in environment["KAFKA_ADVERTISED_LISTENERS"]
+    assert f"kafka:{make_secrets.KAFKA_DATA}" in containers["kafka"]["volumes"]
+
+
+def test_kafka_lets_nobody_in_without_a_password_and_is_where_the_clients_look(tmp_path: Path) -> None:
+    server = read_properties(kafka_files(tmp_path)["kafka_server"])
+    assert server["listener.security.protocol.map"] == "INSIDE:SASL_SSL,OUTSIDE:SASL_SSL,CONTROLLER:SASL_PLAINTEXT"
+    assert server["listeners"] == "INSIDE://:9092,OUTSIDE://:19092,CONTROLLER://127.0.0.1:9093"
+    assert "OUTSIDE://kafka.example:19092" in server["advertised.listeners"]
+    assert server["log.dirs"] == make_secrets.KAFKA_DATA
+    assert server["allow.everyone.if.no.acl.found"] == "false"
+    assert server["super.users"] == f"User:{access.ADMIN}"
+    for name in (*SERVICES, "topics", "access"):
+        environment = containers[name].get("environment", {})
+        own = {key.removeprefix(prefix(name) if name in SERVICES else ""): value for key, value in environment.items()}
+        assert own["KAFKA_SECURITY_PROTOCOL"] == "SASL_SSL"
+        who = access.ADMIN if name == "access" else f"gongdan.{name}"
+        assert own["KAFKA_USERNAME"] == who
+        assert own["KAFKA_PASSWORD_FILE"] == f"{SECRET_MOUNT}kafka_{who.removeprefix('gongdan.')}_password"
+        command = containers[name]["command"]
+        address = own.get("KAFKA_BOOTSTRAP_SERVERS") or command[command.index("--bootstrap") + 1]
+        assert f"INSIDE://{address}" in server["advertised.listeners"]
+
+
+def test_every_file_that_kafka_and_the_tools_name_is_mounted(tmp_path: Path) -> None:
+    made = kafka_files(tmp_path)
+    for name in ("kafka", "access", "topics"):
+        container = containers[name]
+        texts = [*map(str, container["command"]), str(container.get("environment")), str(container.get("healthcheck"))]
+        texts += [made[secret] for secret in container["secrets"]]
+        named = set(re.findall(rf"{SECRET_MOUNT}(\w+)", "\n".join(texts)))
+        assert named == set(container["secrets"]), name
+
+
+def test_kafka_is_formatted_with_the_password_of_the_super_user(tmp_path: Path) -> None:
+    made = kafka_files(tmp_path)
+    password = json.loads(made["kafka_passwords"])[access.ADMIN]
+    assert made["kafka_admin_password"].strip() == password
+    assert made["kafka_format"].splitlines()[-1] == f"SCRAM-SHA-512=[name={access.ADMIN},password={password}]"
+    for name in ("kafka_server", "kafka_client"):
+        assert f'username="{access.ADMIN}" password="{password}"' in made[name]
+
+
+def test_another_host_changes_the_certificate_and_no_password(tmp_path: Path) -> None:
+    first, second = kafka_files(tmp_path), kafka_files(tmp_path, "10.0.0.7")
+    changed = {name for name in second if first[name] != second[name]}
+    assert changed == {"kafka_server", "kafka_tls"}
+    names = x509.load_pem_x509_certificates(second["kafka_tls"].encode())[0].extensions
+    hosts = names.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert {"kafka", "localhost"} <= set(hosts.get_values_for_type(x509.DNSName))
+    assert "10.0.0.7" in map(str, hosts.get_values_for_type(x509.IPAddress))
+    assert kafka_files(tmp_path, "10.0.0.7") == second
+    assert (tmp_path / "authority" / AUTHORITY_KEY).stat().st_mode & 0o777 == 0o600
 
 
 def test_no_image_comes_from_a_named_registry() -> None:
@@ -234,7 +304,7 @@ def test_the_image_has_every_module_that_its_commands_need() -> None:
     inside = set(copied())
     for container in OURS.values():
         module = container["command"][0].replace(".", "/")
-        assert f"{module}.py" in inside or module.partition("/")[0] in inside
+        assert inside & {f"{module}.py", *map(str, Path(module).parents)}, module
 
 
 def test_the_image_is_locked_by_hash_and_runs_as_nobody() -> None:

@@ -106,7 +106,7 @@ async def test_each_line_gets_its_own_answer_in_order(app: App, front: httpx.Asy
         (3, 422, "unknown_value"),
         (5, 400, "invalid_json"),
         (6, 422, "invalid_request"),
-        (7, 422, "json_too_deep"),
+        (7, 400, "json_too_deep"),
         (8, 413, "line_too_long"),
         (9, 400, "invalid_json"),
         (10, 201, None),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jwt.algorithms import RSAAlgorithm
 from pydantic import SecretStr, ValidationError
 
 from services.review.settings import Settings
@@ -29,9 +30,10 @@ async def test_the_key_set_is_found_by_discovery_or_by_its_address(issuer: Issue
 @pytest.mark.parametrize("address", ["http://keys.example/certs", "ftp://x/y", "file:///etc/passwd", None])
 async def test_discovery_cannot_lead_to_an_unsafe_address(issuer: Issuer, address: str | None) -> None:
     issuer.about = {"jwks_uri": address}
+    tokens = trusting(issuer)
     with pytest.raises(Transient):
-        await trusting(issuer).principal(issuer.token())
-    assert issuer.asked == 0
+        await tokens.principal(issuer.token())
+    assert tokens.keys.warnings() == ["the issuer's keys cannot be had (ValueError)"]
 
 
 async def test_a_redirect_is_not_followed(issuer: Issuer) -> None:
@@ -148,6 +150,14 @@ async def test_a_document_that_is_no_signing_key_is_left_out(issuer: Issuer, cha
     tokens = trusting(issuer)
     assert await reason(tokens, issuer.token("ec", "ES256")) is None
     assert await reason(tokens, issuer.token()) is Reason.unknown_key
+
+
+async def test_a_private_key_that_was_published_is_left_out(issuer: Issuer) -> None:
+    private = issuer.private["rsa"]
+    assert isinstance(private, rsa.RSAPrivateKey)
+    del issuer.documents[0]
+    issuer.documents.append(RSAAlgorithm.to_jwk(private, as_dict=True) | {"kid": "rsa", "key_ops": ["sign", "verify"]})
+    assert await reason(trusting(issuer), issuer.token()) is Reason.unknown_key
 
 
 async def test_a_short_key_is_left_out(issuer: Issuer) -> None:

@@ -1,6 +1,7 @@
 """Rotation seen from outside, and the last use of keys, on a real database."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import httpx
 import pytest
 import pytest_asyncio
 import uvicorn
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from services.dispatch.app import build as build_dispatch
@@ -20,13 +22,25 @@ from services.dispatch.settings import Settings as DispatchSettings
 from services.intake.app import build as build_intake
 from services.intake.settings import Settings as IntakeSettings
 from services.intake.tables import plumbing
+from services.review.app import build as build_review
+from services.review.settings import Settings as ReviewSettings
 from shared.database.engine import Database
 from shared.errors import Transient
 from shared.http.key_store import RECHECK_SECONDS
 from shared.http.key_uses import KeyUses
-from shared.http.keys import Role, add_key, edited_records, load_records, revoke_key, rotate_key
+from shared.http.keys import (
+    Role,
+    add_key,
+    edited_records,
+    generate_key,
+    load_records,
+    revoke_key,
+    rotate_key,
+    save_records,
+)
 from shared.service import Server
 from tests.support.apps import App, random_key, running_app
+from tests.support.issuer import AUDIENCE, Issuer
 from tests.support.parts import Databases, free_port
 from tests.support.tickets import complaint
 
@@ -219,3 +233,42 @@ async def test_the_command_asks_running_services_for_the_last_use(app: App, fold
     await serving
     code, _, err = await command(*words, GONGDAN_OPS_KEY=ops)
     assert (code, "does not tell" in err) == (2, True)
+
+
+async def test_a_running_service_has_the_issuers_keys_early_and_stores_uses_when_it_ends(
+    databases: Databases, tmp_path: Path, issuer: Issuer
+) -> None:
+    key, record = generate_key(Role.reviewer, "desk")
+    save_records(tmp_path / "keys.json", [record])
+    url, port = await databases.fresh("review"), free_port()
+    service = build_review(
+        ReviewSettings(
+            database_url=SecretStr(url),
+            kafka_bootstrap_servers="127.0.0.1:1",
+            keys_file=tmp_path / "keys.json",
+            http_port=port,
+            oidc_issuer=issuer.url,
+            oidc_audience=AUDIENCE,
+        )
+    )
+    running = asyncio.create_task(service.run(("api",)))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client, asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if (await client.get("/health/live")).status_code == 200 and issuer.asked:
+                    break
+            await asyncio.sleep(0.05)
+        for credentials in (issuer.token(gongdan_role="reviewer"), key):
+            answer = await client.get("/v1/reviews", headers={"Authorization": f"Bearer {credentials}"})
+            assert answer.status_code == 200, answer.text
+        assert issuer.asked == 1
+        service._stop.set()
+        await running
+    database = Database(url, plumbing.outbox, pool_size=1)
+
+    async def read(connection: Any) -> list[str]:
+        return [row[0] for row in await connection.execute(text("SELECT key_id FROM key_uses"))]
+
+    # A token is nobody's key: of it nothing is kept.
+    assert await database.read(read) == [record.key_id]
+    await database.close()

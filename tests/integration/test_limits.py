@@ -16,7 +16,7 @@ WASTE = {"extension": b"1;" + b"x" * 60_000, "trailer": b"0\r\nTrailer: " + b"x"
 MEGABYTE = 1024 * 1024
 HEADER_SECONDS, IDLE_SECONDS, BODY_SECONDS, UNREAD_SECONDS = 2.0, 1.5, 3.0, 2.0
 CONNECTIONS = 600
-RATE = 200
+RATE = 100
 # What a busy machine may add to a time-out.
 SLACK_SECONDS = 5.0
 
@@ -121,7 +121,7 @@ async def test_a_body_that_follows_its_refusal_does_not_cost_the_connection(serv
 
 async def test_clients_that_do_not_read_hold_little_memory_and_are_closed(server: Server) -> None:
     before = server.memory
-    async with server.clients(25) as clients:
+    async with server.clients(12) as clients:
         for each in clients:
             each.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await each.send(server.head("GET /static-offline-docs/swagger-ui-bundle.js", key=None) * 10)
@@ -133,7 +133,7 @@ async def test_clients_that_do_not_read_hold_little_memory_and_are_closed(server
         for each in clients:
             each.writer.transport.resume_reading()  # type: ignore[attr-defined]
         assert max(await asyncio.gather(*(each.ended_after() for each in clients))) < SLACK_SECONDS
-    print(f"25 clients that do not read: {(highest - before) / MEGABYTE:.1f} MiB more")
+    print(f"12 clients that do not read: {(highest - before) / MEGABYTE:.1f} MiB more")
     assert highest - before < 50 * MEGABYTE
 
 
@@ -281,13 +281,14 @@ async def test_a_client_that_asks_too_often_gets_429_and_another_does_not(server
     await asyncio.sleep(1.0)
     client = await server.connect()
     replies = []
-    for _ in range(2 * RATE):
-        await client.send(server.head("GET /v1/tickets/T20200101-0000001"))
-        replies.append(await client.reply())
+    for _ in range(RATE // 2):
+        # Refused without the database, and ten at a time: faster than the rate on any machine.
+        await client.send(server.head("GET /v1/tickets?limit=0") * 10)
+        replies += [await client.reply() for _ in range(10)]
     client.close()
     limited = [reply for reply in replies if reply.status == 429]
     assert limited
-    assert replies[0].status == 404
+    assert replies[0].status == 422
     assert replies[0].headers["ratelimit"] == f'"client";r={RATE - 1};t=1'
     assert {reply.headers["ratelimit-policy"] for reply in replies} == {f'"client";q={RATE};w=1'}
     assert limited[0].code == "rate_limited"

@@ -29,7 +29,7 @@ PARKED = "SELECT count(*) FROM parked_events WHERE subject = :s"
 
 @pytest_asyncio.fixture
 async def desk(bench: Bench, tmp_path: Path) -> AsyncIterator[OpsDesk]:
-    async with ops_desk(bench, LogWatch(bench.broker.bootstrap), tmp_path) as opened:
+    async with ops_desk(bench, LogWatch(bench.broker.address), tmp_path) as opened:
         yield opened
 
 

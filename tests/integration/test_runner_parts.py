@@ -26,6 +26,7 @@ from deploy.local.supervisor import PROJECT, Account, Program, StartFailed, Supe
 from shared.contracts.topics import INCARNATION, INTAKE, all_topics, branch_topic
 from shared.http.key_store import KeyStore
 from shared.http.keys import Role, load_records
+from shared.messaging.broker import BrokerAddress
 from shared.policy.loader import load_pack
 
 BRANCHES = ["jinan", "qingdao"]
@@ -310,15 +311,17 @@ async def test_apache_kafka_keeps_topics_records_and_identity(supervisor: Superv
     program = kafka.prepare(tmp_path / "kafka", port, PROJECT / ".cache")
     await supervisor.start(program)
     wanted = all_topics(BRANCHES)
-    assert sorted(await topics.create_missing(bootstrap, wanted, replication=1)) == sorted(t.name for t in wanted)
-    assert await topics.create_missing(bootstrap, wanted, replication=1) == []
-    assert [await topics.ensure_incarnation(bootstrap) for _ in range(2)] == [True, False]
+    assert sorted(await topics.create_missing(BrokerAddress(bootstrap), wanted, replication=1)) == sorted(
+        t.name for t in wanted
+    )
+    assert await topics.create_missing(BrokerAddress(bootstrap), wanted, replication=1) == []
+    assert [await topics.ensure_incarnation(BrokerAddress(bootstrap)) for _ in range(2)] == [True, False]
     await produce(bootstrap, INTAKE, [b"kept"], 8)
     identity = await consume(bootstrap, INCARNATION, 1, 1)
 
     changed = [wanted[0].model_copy(update={"partitions": 9})]
     with pytest.raises(topics.TopicsNotReady, match="has 8 partitions instead of 9"):
-        await topics.create_missing(bootstrap, changed, replication=1)
+        await topics.create_missing(BrokerAddress(bootstrap), changed, replication=1)
 
     await supervisor.stop()
     await supervisor.start(kafka.prepare(tmp_path / "kafka", port, PROJECT / ".cache"))

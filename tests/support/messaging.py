@@ -87,10 +87,10 @@ class Bench:
     @asynccontextmanager
     async def running(self, *, consume: bool = True, relay: bool = True) -> AsyncIterator[Running]:
         """The roles of one process; leaving kills them as a crash would."""
-        leases, watch = Leases(self.url), LogWatch(self.broker.bootstrap)
-        sender = Relay("review", self.database, leases, self.broker.bootstrap, retention_days=7)
+        leases, watch = Leases(self.url), LogWatch(self.broker.address)
+        sender = Relay("review", self.database, leases, self.broker.address, retention_days=7)
         consumer = Consumer(
-            "review", Recorder(), self.database, leases, watch, self.broker.bootstrap, fetch_max_wait_ms=20
+            "review", Recorder(), self.database, leases, watch, self.broker.address, fetch_max_wait_ms=20
         )
         await sender.keep_partitions()
         tasks = [asyncio.create_task(watch.run())]

@@ -18,6 +18,7 @@ from deploy.local import kafka, postgres
 from deploy.local import topics as kafka_topics
 from deploy.local.supervisor import PROJECT, Program, Supervisor, port_open
 from shared.database.migrations import upgrade
+from shared.messaging.broker import BrokerAddress
 
 PACK = "mobile_operator"
 PASSWORD = "for-tests-only"
@@ -93,9 +94,13 @@ class Broker:
     """A broker that tests may stop and start."""
 
     kind: str
-    bootstrap: str
+    address: BrokerAddress
     supervisor: Supervisor
     program: Program
+
+    @property
+    def bootstrap(self) -> str:
+        return self.address.bootstrap_servers
 
     async def stop(self) -> None:
         await self.supervisor.stop(("kafka",))
@@ -122,9 +127,9 @@ async def running_broker(kind: str, folder: Path, *, topics: bool = True) -> Asy
         program = await asyncio.to_thread(kafka.prepare, folder / "kafka", port, PROJECT / ".cache")
         await supervisor.start(program)
         if topics:
-            await kafka_topics.prepare(f"127.0.0.1:{port}", PACK, 1, None)
+            await kafka_topics.prepare(BrokerAddress(f"127.0.0.1:{port}"), PACK, 1, None)
     try:
-        yield Broker(kind, f"127.0.0.1:{port}", supervisor, program)
+        yield Broker(kind, BrokerAddress(f"127.0.0.1:{port}"), supervisor, program)
     finally:
         await supervisor.stop()
 

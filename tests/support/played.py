@@ -39,7 +39,7 @@ class Played:
     async def rest(self) -> None:
         """Wait until the running world has come to rest."""
         scope = Scope()
-        async with open_log(self.world.bootstrap) as log:
+        async with open_log(self.world.options.broker) as log:
             await wait_for_quiet(scope, log, self.world.databases, PATIENCE_SECONDS)
         assert scope.stuck == []
 

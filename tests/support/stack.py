@@ -21,11 +21,20 @@ PROJECT = Path(__file__).parents[2]
 class RunningStack:
     """`python -m deploy.local.run` with its `run.json`. `say` is what the runner printed so far."""
 
-    def __init__(self, data: Path, port_base: int, *, broker: str = "embedded", time_scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        data: Path,
+        port_base: int,
+        *,
+        broker: str = "embedded",
+        security: str = "none",
+        time_scale: float = 1.0,
+    ) -> None:
         self.data = data
         self.log = data.with_suffix(".log")
         words = [
             *(sys.executable, "-m", "deploy.local.run", "--data", str(data), "--broker", broker),
+            *("--kafka-security", security),
             *("--time-scale", str(time_scale), "--port-base", str(port_base)),
             *("--kafka-port", str(port_base + 100), "--postgres-port", str(port_base + 200)),
         ]
@@ -110,9 +119,9 @@ class RunningStack:
 
 @contextlib.contextmanager
 def running_stack(
-    data: Path, port_base: int, *, broker: str = "embedded", time_scale: float = 1.0
+    data: Path, port_base: int, *, broker: str = "embedded", security: str = "none", time_scale: float = 1.0
 ) -> Iterator[RunningStack]:
-    stack = RunningStack(data, port_base, broker=broker, time_scale=time_scale)
+    stack = RunningStack(data, port_base, broker=broker, security=security, time_scale=time_scale)
     try:
         yield stack
     finally:

@@ -18,6 +18,7 @@ import services.sla.app
 import services.sla.settings
 from deploy.audit.__main__ import Options
 from shared.database.sealer import Sealer
+from shared.messaging.broker import BrokerAddress
 from shared.messaging.erasure import Scrubber
 from tests.support.apps import App, random_key, running_app
 from tests.support.parts import Broker, Databases
@@ -39,7 +40,7 @@ class World:
     @property
     def options(self) -> Options:
         """For an audit of this world. Its clients are few, so it may rest for long."""
-        return Options(databases=self.databases, bootstrap=self.bootstrap)
+        return Options(databases=self.databases, broker=BrokerAddress(self.bootstrap))
 
     async def post(self, service: str, role: str, path: str, body: Any = None, key: str | None = None) -> Any:
         async with self.apps[service].client(role) as client:

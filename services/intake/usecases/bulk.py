@@ -90,7 +90,7 @@ class Import:
         if line is None:
             raise Refused(413, "line_too_long", f"a line may have at most {BODY_LIMIT_BYTES} bytes")
         if too_deep(line):
-            raise Refused(422, "json_too_deep", f"JSON may nest at most {JSON_DEPTH} levels deep")
+            raise Refused(400, "json_too_deep", f"JSON may nest at most {JSON_DEPTH} levels deep")
         request = RegisterTicket.model_validate_json(line)
         check_channel(self.principal, request.channel)
         check_known(self.desk, request)

@@ -13,9 +13,10 @@ from shared.contracts.dispatch import Reply
 from shared.contracts.envelope import Envelope
 from shared.contracts.intake import TicketAnswered, TicketWithdrawn
 from shared.contracts.review import ReviewApproved, ReviewMerged
+from shared.contracts.signature import SIGNATURE, branch_key, signature
 from shared.contracts.sla import EscalationRaised
 from shared.contracts.ticket import Basis, ClassMark, TicketRef
-from shared.errors import Conflict, DomainError, NotYet
+from shared.errors import Conflict, DomainError, Forbidden, NotYet
 from shared.ids import new_id
 from shared.messaging.events import Event, Record
 from tests.support.snapshots import NOW, PACK, snapshot
@@ -24,6 +25,7 @@ from tests.unit.dispatch.test_verbs import DESK
 BASIS = Basis(pack=PACK.id, version=PACK.version)
 TICKET = new_id()
 NO = "T20261123-0000001"
+MASTERS = (bytes(range(32)), bytes(32))
 
 
 def event(data: Any, publisher: str, subject: UUID = TICKET) -> Event:
@@ -108,6 +110,48 @@ def test_a_silent_branch_is_urged() -> None:
 
 def test_approval_twice_dispatches_once() -> None:
     assert told(play(approved(), approved())) == [("order.dispatched", 1)]
+
+
+def signed(branch: str, key: bytes | None) -> Event:
+    """A command for Jinan's order in the name of a branch, signed with a key."""
+    accept = AcceptOrder(branch=branch, actor="x")
+    envelope = Envelope(new_id(), f"/gongdan/branch/{branch}", accept.TYPE, TICKET, NOW)
+    headers, value = envelope.headers(), accept.model_dump_json().encode()
+    if key is not None:
+        headers.append((SIGNATURE, signature(key, dict(headers), value)))
+    return Event(envelope, accept, Record(accept.TOPIC, 0, 0, None, tuple(headers), value))
+
+
+@pytest.mark.parametrize("master", MASTERS)
+def test_a_command_signed_under_the_new_or_the_old_key_is_obeyed(master: bytes) -> None:
+    state = play(approved())
+    DispatchProjection(DESK, MASTERS).apply(state, signed("jinan", branch_key(master, "jinan")))
+    assert state.touched[TICKET].status is OrderStatus.accepted
+
+
+@pytest.mark.parametrize(
+    ("key", "code"),
+    [(None, "not_signed"), (branch_key(MASTERS[0], "qingdao"), "wrong_signature"), (MASTERS[0], "wrong_signature")],
+)
+def test_a_command_that_its_branch_did_not_sign_changes_nothing(key: bytes | None, code: str) -> None:
+    state = play(approved())
+    with pytest.raises(Forbidden) as refusal:
+        DispatchProjection(DESK, MASTERS).apply(state, signed("jinan", key))
+    assert refusal.value.code == code
+    assert state.by_ticket[TICKET].status is OrderStatus.dispatched
+
+
+def test_a_stranger_without_a_signature_does_not_learn_whose_the_order_is() -> None:
+    for state in (play(approved()), play()):
+        with pytest.raises(Forbidden) as refusal:
+            DispatchProjection(DESK, MASTERS).apply(state, signed("qingdao", None))
+        assert refusal.value.code == "not_signed"
+
+
+def test_without_reply_keys_no_signature_is_asked_for() -> None:
+    state = play(approved())
+    DispatchProjection(DESK).apply(state, signed("jinan", None))
+    assert state.touched[TICKET].status is OrderStatus.accepted
 
 
 def test_only_the_branch_that_holds_the_order_may_command_it() -> None:

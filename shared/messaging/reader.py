@@ -1,0 +1,65 @@
+"""The Kafka client of a consumer: made when needed, thrown away after any trouble, never waited for without end."""
+
+import logging
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+
+from shared.messaging.broker import BrokerAddress
+from shared.messaging.patience import within
+
+log = logging.getLogger(__name__)
+
+PARTITION_FETCH_BYTES = 512 * 1024
+REQUEST_TIMEOUT_MS = 10_000
+STOP_SECONDS = 3.0
+
+
+class Reader:
+    """One client at a time. It assigns its partitions itself; the group's name is only for what is shown to Kafka."""
+
+    def __init__(self, broker: BrokerAddress, group: str, fetch_max_wait_ms: int) -> None:
+        self._broker = broker
+        self._group = group
+        self._fetch_max_wait_ms = fetch_max_wait_ms
+        self._password: str | None = None
+        self.client: AIOKafkaConsumer | None = None
+
+    @property
+    def outdated(self) -> bool:
+        """The password changed: its connections would last, but a new one would be refused, and reads say nothing."""
+        return self.client is not None and self._broker.current_password() != self._password
+
+    async def connected(self) -> AIOKafkaConsumer:
+        """The client. Raises what says that the broker is away."""
+        if self.client is None:
+            options = self._broker.options()
+            self._password = options.get("sasl_plain_password")
+            client = AIOKafkaConsumer(
+                **options,
+                group_id=self._group,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                fetch_max_wait_ms=self._fetch_max_wait_ms,
+                max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
+                request_timeout_ms=REQUEST_TIMEOUT_MS,
+            )
+            try:
+                await within(REQUEST_TIMEOUT_MS / 1000, client.start())
+            except BaseException:
+                await _stop(client)
+                raise
+            self.client = client
+        return self.client
+
+    async def discard(self) -> None:
+        client, self.client = self.client, None
+        if client is not None:
+            await _stop(client)
+
+
+async def _stop(client: AIOKafkaConsumer) -> None:
+    try:
+        await within(STOP_SECONDS, client.stop())
+    except (KafkaError, TimeoutError, OSError):
+        log.info("a reader did not stop in time and was left behind")
