@@ -30,7 +30,7 @@ from deploy.audit.places import search_databases, search_logs, search_metrics
 from deploy.audit.quiet import POOL_SIZE, look, measure_connections, settle, wait_for_quiet
 from deploy.audit.report import Results, as_json, as_text, exit_code
 from deploy.audit.topics import LogUnreadable, open_log, read_topics
-from deploy.kafka.access import ADMIN
+from deploy.kafka.access import OPERATOR
 from shared.messaging.broker import BrokerAddress
 from shared.settings import broker_from_environment
 
@@ -132,7 +132,7 @@ def _broker(bootstrap: str, access: Mapping[str, Any]) -> BrokerAddress:
     if access.get("security", "none") == "none":
         return broker_from_environment(bootstrap)
     return BrokerAddress(
-        bootstrap, access["security_protocol"], ADMIN, access["passwords"][ADMIN], ca_file=Path(access["ca_file"])
+        bootstrap, access["security_protocol"], OPERATOR, access["passwords"][OPERATOR], ca_file=Path(access["ca_file"])
     )
 
 
