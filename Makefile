@@ -15,9 +15,10 @@ PORT_BASE ?= 8001
 KAFKA_PORT ?= 19092
 POSTGRES_PORT ?= 15432
 PYTEST_ARGS ?=
+AUDIT_ARGS ?=
 export BROKER KAFKA_SECURITY TIME_SCALE DATA PORT_BASE KAFKA_PORT POSTGRES_PORT
 
-.PHONY: help run demo test lint bench lock asyncapi clean
+.PHONY: help run demo audit test lint bench lock asyncapi clean
 
 help: ## list the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,9 @@ run: $(VENV)/run.stamp ## start PostgreSQL, a broker and the four services here;
 
 demo: $(VENV)/run.stamp ## play a day of complaints through a running stack
 	@exec $(BIN)/python -m deploy.local.demo
+
+audit: $(VENV)/run.stamp ## check a running stack against its promises; AUDIT_ARGS="--quiet-seconds 30"
+	@exec $(BIN)/python -m deploy.audit --run-file $(DATA)/run.json $(AUDIT_ARGS)
 
 test: $(VENV)/dev.stamp ## style, types, import rules and all tests (PYTEST_ARGS="-k name" chooses)
 	$(BIN)/ruff check .

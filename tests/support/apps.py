@@ -46,10 +46,12 @@ async def running_app(
     save_records(folder / "keys.json", records)
     service = build(
         settings(
-            database_url=SecretStr(url),
-            kafka_bootstrap_servers="127.0.0.1:1",
-            keys_file=folder / "keys.json",
-            **more,
+            **{
+                "database_url": SecretStr(url),
+                "kafka_bootstrap_servers": "127.0.0.1:1",
+                "keys_file": folder / "keys.json",
+                **more,
+            }
         )
     )
     service.compose(("api",))
