@@ -1,0 +1,136 @@
+"""Branches that work over Kafka: each reads its own topic and answers with commands, journalled like requests."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from shared.contracts.envelope import Envelope, MalformedEnvelope, read_envelope
+from shared.contracts.topics import BRANCH_REPLIES, branch_topic
+from shared.ids import new_id
+from tests.faults.journal import Journal
+from tests.faults.people import HELD_SECONDS, HELD_SHARE, KAFKA_BRANCHES, Town
+from tests.support.journey import reply_body
+
+REQUEST_MS = 5_000
+SEND_SECONDS = 8.0
+PAUSE_SECONDS = 0.5
+
+
+class BranchClients:
+    """All of them, with one reader and one producer. `sent` counts commands that the broker acknowledged."""
+
+    def __init__(self, run: Mapping[str, Any], journal: Journal, town: Town) -> None:
+        self._bootstrap = run["kafka"]["bootstrap_servers"]
+        self._journal = journal
+        self._town = town
+        self._producer: AIOKafkaProducer | None = None
+        self._connecting = asyncio.Lock()
+        self.acting = True
+        self.sent = 0
+
+    async def run(self) -> None:
+        """Read until cancelled; a broker that is away is waited for."""
+        while True:
+            try:
+                await self._read()
+            except (KafkaError, OSError, TimeoutError):
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _read(self) -> None:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=200,
+            request_timeout_ms=REQUEST_MS,
+        )
+        try:
+            await asyncio.wait_for(consumer.start(), SEND_SECONDS)
+            consumer.assign([TopicPartition(branch_topic(branch), 0) for branch in KAFKA_BRANCHES])
+            while True:
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    for record in records:
+                        self._take(record)
+        finally:
+            await _stopped(consumer)
+
+    def _take(self, record: Any) -> None:
+        """Begin with an order that is new to us. The topic may hold copies, and after a replay old ones."""
+        with contextlib.suppress(MalformedEnvelope, ValueError):
+            envelope = read_envelope(record.headers)
+            if envelope.type == "order.dispatched" and self.acting:
+                data = json.loads(record.value)
+                name = f"command {data['branch']} {envelope.subject} {data['round']}"
+                if self._town.first(name):
+                    self._town.start(name, self._handle(data["branch"], envelope.subject, data))
+
+    async def _handle(self, branch: str, subject: UUID, order: dict[str, Any]) -> None:
+        chance = self._town.chance("command", str(subject), order["round"])
+        if chance.random() < HELD_SHARE:
+            await asyncio.sleep(HELD_SECONDS)
+        await self._command(branch, "order.accept", subject)
+        await asyncio.sleep(chance.uniform(0.2, 3))
+        what = chance.random()
+        if what < 0.03 and order["round"] == 1:
+            await self._command(branch, "order.return", subject, {"reason_code": "RT_NOT_OURS"})
+            return
+        if what < 0.1:
+            await self._command(branch, "order.progress", subject, {"note": "已派人上门"})
+        await self._command(
+            branch, "order.reply", subject, {"reply": reply_body(chance.choice(["satisfied", "not_called"]))}
+        )
+
+    async def _command(self, branch: str, kind: str, subject: UUID, data: Mapping[str, Any] | None = None) -> None:
+        """Send one command until the broker has it; its `ce_id` makes every copy the same command."""
+        envelope = Envelope(new_id(), f"/branch/{branch}", kind, subject, datetime.now(UTC))
+        value = json.dumps({"branch": branch, "actor": "值班员", **(data or {})}, ensure_ascii=False).encode()
+        while self.acting:
+            number = await self._journal.sent(f"branch_{branch}", "command", str(envelope.event_id), str(subject))
+            try:
+                async with asyncio.timeout(SEND_SECONDS):
+                    producer = await self._connected()
+                    await producer.send_and_wait(
+                        BRANCH_REPLIES, value, key=str(subject).encode(), headers=envelope.headers()
+                    )
+            except (KafkaError, OSError, TimeoutError) as silence:
+                await self._journal.done(number, "unknown", code=type(silence).__name__)
+                await self._discard()
+                await asyncio.sleep(PAUSE_SECONDS)
+            else:
+                await self._journal.done(number, "ok", ticket_id=str(subject))
+                self.sent += 1
+                return
+
+    async def _connected(self) -> AIOKafkaProducer:
+        async with self._connecting:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    bootstrap_servers=self._bootstrap,
+                    acks="all",
+                    enable_idempotence=False,
+                    request_timeout_ms=REQUEST_MS,
+                )
+                try:
+                    await producer.start()
+                except BaseException:
+                    await _stopped(producer)
+                    raise
+                self._producer = producer
+            return self._producer
+
+    async def _discard(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _stopped(producer)
+
+
+async def _stopped(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
+    with contextlib.suppress(KafkaError, OSError, TimeoutError):
+        await asyncio.wait_for(client.stop(), 3)
