@@ -33,6 +33,7 @@ from shared.contracts.topics import topic_file
 from shared.policy.loader import load_pack
 from tests.faults.faults import Faults
 from tests.faults.journal import read_journal
+from tests.faults.planted import PLANTS
 from tests.faults.quiet import quiet, watch_database
 from tests.faults.records import MARK, Log
 from tests.faults.report import QUIET_SECONDS, Report
@@ -41,6 +42,7 @@ from tests.faults.stack import DISK, FaultStack
 
 AUDIT = "deploy.audit"
 AUDIT_SECONDS = 120
+AUDIT_QUIET_SECONDS = 20
 DRIVER_SECONDS = 30.0
 WARM_UP_SECONDS = 3.0
 
@@ -149,6 +151,7 @@ def run_audit(folder: Path) -> dict[str, Any]:
     if importlib.util.find_spec(AUDIT) is None:
         return {"summary": f"{AUDIT} is not there", "exit_code": 0}
     words = ["--run-file", str(folder / "stack/run.json"), "--journal", str(folder / "journal.jsonl")]
+    words += ["--quiet-seconds", str(AUDIT_QUIET_SECONDS)]
     output = folder / "audit.txt"
     with output.open("wb") as file:
         began = time.monotonic()
@@ -168,7 +171,8 @@ def run_audit(folder: Path) -> dict[str, Any]:
 async def run(folder: Path, options: Options, given: argparse.Namespace) -> int:
     secrets = load_secrets(options.data, [branch.id for branch in load_pack(PACK).branches])
     clock = load_clock(options.data, options.time_scale, datetime.now(UTC))
-    stack = FaultStack(options, secrets, clock, random.Random(f"network {given.seed}"))
+    sabotage = ("--plant", given.plant) if given.plant else ()
+    stack = FaultStack(options, secrets, clock, random.Random(f"network {given.seed}"), sabotage)
     began = time.monotonic()
     await stack.open()
     try:
@@ -192,6 +196,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=10.0, help="new complaints a second, on average")
     parser.add_argument("--time-scale", type=float, default=600.0, help="seconds of business time in a real second")
     parser.add_argument("--patience", type=float, default=120.0, help="seconds for the last tickets to end")
+    parser.add_argument("--plant", choices=sorted(PLANTS), help="a bug to put into every service: it must be found")
     parser.add_argument("--port-base", type=int, default=23_000, help="the first of some 800 ports")
     parser.add_argument("--data", type=Path, default=Path(environment.get("DATA") or ".data") / "faults")
     return parser.parse_args(words)

@@ -1,8 +1,8 @@
 """The one-machine stack with proxies between its parts, and with roles run apart, so that each dies by itself.
 
 Everything is started by the real runner; only the ports at which the parts find each other, and the command lines of
-the services, are others. `prefix` gives the words before a program's module: there faults, failpoints and planted bugs
-come in (`tests.faults.child` by default).
+the services, are others. `sabotage` are words for `tests.faults.sabotage`, through which every service runs: there
+failpoints and planted bugs come in.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class FaultStack(Stack):
         secrets: Secrets,
         clock: BusinessClock,
         chance: random.Random,
-        prefix: Callable[[str], Sequence[str]] | None = None,
+        sabotage: Sequence[str] = (),
     ) -> None:
         ports = options.ports()
         doors = {name: ports[name] + DOOR_OFFSET for name in (*SERVICES, "postgres", "kafka")}
@@ -76,10 +76,12 @@ class FaultStack(Stack):
         self.clocks.folder.mkdir(exist_ok=True)
         self.disk = options.data / DISK
         self.small_disk = False
-        self._prefix = prefix or self._through_child
+        self._sabotage = sabotage
 
-    def _through_child(self, program: str) -> Sequence[str]:
-        return (sys.executable, "-m", "tests.faults.child", "--clock", str(self.clocks.path(program)))
+    def _prefix(self, program: str) -> Sequence[str]:
+        """The words before a service's module."""
+        through = (sys.executable, "-m", "tests.faults.sabotage")
+        return (*through, "--clock", str(self.clocks.path(program)), *self._sabotage)
 
     def programs(self) -> list[Program]:
         found = []
