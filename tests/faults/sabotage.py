@@ -1,6 +1,6 @@
 """A real program with a fault built in, for the fault tests.
 
-    python -m tests.faults.sabotage [--kill-at GAP[:NTH]] [--plant BUG] [--clock FILE] services.review [its own arguments]
+    python -m tests.faults.sabotage [--kill-at GAP[:NTH]] [--plant BUG] [--clock FILE] services.review [arguments]
 
 `--kill-at` ends the process as `kill -9` would when a gap of `shared/failpoints.py` is reached for the n-th time;
 `--plant` puts one of the bugs of `planted.py` into it; `--clock` lets a file move its wall clock.

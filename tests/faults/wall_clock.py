@@ -1,8 +1,8 @@
 """A process's wall clock that can be moved while it runs.
 
 A file holds the seconds by which the clock is wrong; it is read again and again. Moved is what Python code of a
-service can ask: `time.time`, `time.time_ns` and `datetime.now` where the services use it. The monotonic clock stays, as it
-does on a real machine. Business time is the database's, so nothing may come of it.
+service can ask: `time.time`, `time.time_ns` and `datetime.now` where the services use it. The monotonic clock stays, as
+it does on a real machine. Business time is the database's, so nothing may come of it.
 """
 
 import contextlib
