@@ -32,7 +32,6 @@ class BranchClients:
         self._town = town
         self._producer: AIOKafkaProducer | None = None
         self._connecting = asyncio.Lock()
-        self.acting = True
         self.sent = 0
 
     async def run(self) -> None:
@@ -65,7 +64,7 @@ class BranchClients:
         """Begin with an order that is new to us. The topic may hold copies, and after a replay old ones."""
         with contextlib.suppress(MalformedEnvelope, ValueError):
             envelope = read_envelope(record.headers)
-            if envelope.type == "order.dispatched" and self.acting:
+            if envelope.type == "order.dispatched" and self._town.acting and not self._town.closing:
                 data = json.loads(record.value)
                 name = f"command {data['branch']} {envelope.subject} {data['round']}"
                 if self._town.first(name):
@@ -74,9 +73,9 @@ class BranchClients:
     async def _handle(self, branch: str, subject: UUID, order: dict[str, Any]) -> None:
         chance = self._town.chance("command", str(subject), order["round"])
         if chance.random() < HELD_SHARE:
-            await asyncio.sleep(HELD_SECONDS)
+            await self._town.take_time(HELD_SECONDS)
         await self._command(branch, "order.accept", subject)
-        await asyncio.sleep(chance.uniform(0.2, 3))
+        await self._town.take_time(chance.uniform(0.2, 3))
         what = chance.random()
         if what < 0.03 and order["round"] == 1:
             await self._command(branch, "order.return", subject, {"reason_code": "RT_NOT_OURS"})
@@ -91,7 +90,7 @@ class BranchClients:
         """Send one command until the broker has it; its `ce_id` makes every copy the same command."""
         envelope = Envelope(new_id(), f"/branch/{branch}", kind, subject, datetime.now(UTC))
         value = json.dumps({"branch": branch, "actor": "值班员", **(data or {})}, ensure_ascii=False).encode()
-        while self.acting:
+        while not self._town.closing:
             number = await self._journal.sent(f"branch_{branch}", "command", str(envelope.event_id), str(subject))
             try:
                 async with asyncio.timeout(SEND_SECONDS):

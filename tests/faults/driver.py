@@ -23,15 +23,14 @@ OPEN = ("registered", "in_review", "returned", "approved", "dispatched", "accept
 OPEN_TOO = ("returned_by_branch", "raised")
 
 
-async def obey(town: Town, clients: BranchClients) -> None:
+async def obey(town: Town) -> None:
     """Follow the lines on standard input until `finish` (or their end)."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while (line := (await reader.readline()).decode().strip()) and line != "finish":
         if line == "hold":
-            town.taking = town.acting = clients.acting = False
-    town.taking = False
-    town.acting = town.closing = True
+            town.taking = town.acting = False
+    town.close()
 
 
 async def open_tickets(town: Town) -> dict[str, list[str]] | None:
@@ -55,7 +54,7 @@ async def drive(run: dict[str, Any], journal: Journal, seed: int, rate: float, p
         work = [town.take_complaints(), clients.run(), *(town.look(step) for step in town.looks())]
         tasks = [asyncio.create_task(each) for each in work]
         stack.callback(lambda: [task.cancel() for task in tasks])
-        obeying = asyncio.create_task(obey(town, clients))
+        obeying = asyncio.create_task(obey(town))
         done, _ = await asyncio.wait([obeying, *tasks[1:]], return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()

@@ -9,6 +9,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,9 +41,9 @@ class Town:
     rate: float
     taking: bool = True
     acting: bool = True
-    closing: bool = False
     registered: int = 0
     refused: list[str] = field(default_factory=list)
+    _last_phase: asyncio.Event = field(default_factory=asyncio.Event)
     _busy: set[str] = field(default_factory=set)
     _since: dict[str, float] = field(default_factory=dict)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -65,6 +66,20 @@ class Town:
             self._busy.discard(name)
 
         task.add_done_callback(over)
+
+    @property
+    def closing(self) -> bool:
+        return self._last_phase.is_set()
+
+    def close(self) -> None:
+        """From now on everything is brought to its end."""
+        self.taking, self.acting = False, True
+        self._last_phase.set()
+
+    async def take_time(self, seconds: float) -> None:
+        """Wait, but not beyond the beginning of the last phase."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._last_phase.wait(), seconds)
 
     @property
     def busy(self) -> int:
@@ -113,7 +128,7 @@ class Town:
         number = answer.body["ticket_no"]
         chance = self.chance("withdraw", number)
         if chance.random() < WITHDRAWN_SHARE:
-            await asyncio.sleep(chance.uniform(0, 15))
+            await self.take_time(chance.uniform(0, 15))
             await self.act(front, "withdraw", "intake", f"/v1/tickets/{number}/withdraw", number, {"reason": "已恢复"})
 
     async def supplement_returned(self) -> None:
