@@ -12,6 +12,7 @@ from tests.faults.journal import Attempt
 ANSWER_WITHIN = timedelta(seconds=10)
 AVAILABLE_SHARE = 0.99
 QUIET_SECONDS = 60.0
+FOUND_SHOWN = 10
 KILLS = ("kill", "broker_kill", "database_kill")
 CONFIDENT = 3.0
 """Rule of three: after n trials without a failure, its chance is below 3/n with 95 % confidence."""
@@ -87,7 +88,10 @@ class Report:
             f"{self.poison.get('twice')} poison records are dead letters more than once": self.poison.get("twice"),
             f"{self.poison.get('missing')} poison records are no dead letters": self.poison.get("missing")
             and self.broker == "kafka",
-            f"the checker found something: see {self.audit.get('output')}": self.audit.get("exit_code", 0) != 0,
+            f"the checker found something, see {self.audit.get('output')}": self.audit.get("exit_code", 0) != 0,
+            f"the checker could not compare everything: {self.audit.get('not_compared')}": self.audit.get(
+                "not_compared"
+            ),
         }
         self.breaches += [text for text, broken in wrong.items() if broken]
         for kind in {each.step.kind for each in self.done}:
@@ -143,6 +147,7 @@ class Report:
             ("at rest after", f"{quiet} (aim {QUIET_SECONDS:.0f} s): {self.last_state}"),
             ("poison", _listed(self.poison)),
             ("checker", str(self.audit.get("summary"))),
+            *(("", text) for text in self.audit.get("found", [])[:FOUND_SHOWN]),
             ("breaches", "; ".join(self.breaches) or "none"),
         ]
         if not self.breaches and content["bound_per_kill"]:

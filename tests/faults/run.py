@@ -151,8 +151,8 @@ def run_audit(folder: Path) -> dict[str, Any]:
     if importlib.util.find_spec(AUDIT) is None:
         return {"summary": f"{AUDIT} is not there", "exit_code": 0}
     words = ["--run-file", str(folder / "stack/run.json"), "--journal", str(folder / "journal.jsonl")]
-    words += ["--quiet-seconds", str(AUDIT_QUIET_SECONDS)]
-    output = folder / "audit.txt"
+    words += ["--quiet-seconds", str(AUDIT_QUIET_SECONDS), "--json"]
+    output = folder / "audit.json"
     with output.open("wb") as file:
         began = time.monotonic()
         done = subprocess.run(
@@ -163,9 +163,16 @@ def run_audit(folder: Path) -> dict[str, Any]:
             timeout=AUDIT_SECONDS,
             check=False,
         )
-    said = output.read_text(errors="replace").strip().splitlines()
-    seconds = round(time.monotonic() - began, 1)
-    return {"exit_code": done.returncode, "seconds": seconds, "output": str(output), "summary": " | ".join(said[-3:])}
+    result = {"exit_code": done.returncode, "seconds": round(time.monotonic() - began, 1), "output": str(output)}
+    said = output.read_text(encoding="utf-8", errors="replace")
+    try:
+        invariants = json.loads(said)["invariants"]
+    except ValueError:
+        return {**result, "summary": said.strip()[-200:]}
+    checked = ", ".join(f"{each['name']} {each['checked']}" for each in invariants)
+    found = [f"{each['name']}: {text}" for each in invariants for text in each["shown"]]
+    missing = [f"{each['name']}: not compared: {text}" for each in invariants for text in each["not_compared"]]
+    return {**result, "summary": f"checked {checked}", "found": found, "not_compared": missing}
 
 
 async def run(folder: Path, options: Options, given: argparse.Namespace) -> int:
