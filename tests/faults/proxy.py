@@ -59,7 +59,7 @@ class Proxy:
 
     def __init__(self, name: str, port: int, target: int, chance: random.Random) -> None:
         self.name = name
-        self._port = port
+        self.port = port
         self._target = target
         self._chance = chance
         self._spell: Spell | None = None
@@ -69,7 +69,7 @@ class Proxy:
         self._passable.set()
 
     async def open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, HOST, self._port, backlog=512)
+        self._server = await asyncio.start_server(self._serve, HOST, self.port, backlog=512)
 
     async def close(self) -> None:
         if self._server is not None:
