@@ -179,7 +179,8 @@ async def run(folder: Path, options: Options, given: argparse.Namespace) -> int:
     secrets = load_secrets(options.data, [branch.id for branch in load_pack(PACK).branches])
     clock = load_clock(options.data, options.time_scale, datetime.now(UTC))
     sabotage = ("--plant", given.plant) if given.plant else ()
-    stack = FaultStack(options, secrets, clock, random.Random(f"network {given.seed}"), sabotage)
+    megabytes = COURSES[given.dose].disk_megabytes
+    stack = FaultStack(options, secrets, clock, random.Random(f"network {given.seed}"), megabytes, sabotage)
     began = time.monotonic()
     await stack.open()
     try:

@@ -34,9 +34,11 @@ class Dose:
 
 @dataclass(frozen=True)
 class Course:
-    """The doses of one kind of run. `seconds` is the time in which faults begin and end."""
+    """The doses of one kind of run. `seconds` is the time in which faults begin and end; `disk_megabytes` is room for
+    the data of all its tickets, which come to about 0.1 MB each at their worst."""
 
     seconds: float
+    disk_megabytes: int
     doses: dict[str, Dose]
 
 
@@ -55,6 +57,7 @@ class Step:
 COURSES = {
     "smoke": Course(
         12.0,
+        600,
         {
             "kill": Dose(6),
             "freeze": Dose(1, 3, 4),
@@ -65,6 +68,7 @@ COURSES = {
     ),
     "ci": Course(
         150.0,
+        800,
         {
             "kill": Dose(34),
             "freeze": Dose(6, 3, 10),
@@ -87,6 +91,7 @@ COURSES = {
     ),
     "nightly": Course(
         3300.0,
+        6000,
         {
             "kill": Dose(340),
             "freeze": Dose(30, 5, 40),

@@ -37,7 +37,6 @@ APART = {
 DISK = "disk"
 # A small WAL, so that the disk can be small; the size of the disk is reached by ballast, not by waiting.
 DATABASE_SETTINGS = {"max_wal_size": "256MB", "wal_keep_size": "0", "track_commit_timestamp": "off"}
-DISK_MEGABYTES = 1500
 
 
 def roles_of(program: str) -> list[str]:
@@ -66,6 +65,7 @@ class FaultStack(Stack):
         secrets: Secrets,
         clock: BusinessClock,
         chance: random.Random,
+        disk_megabytes: int,
         sabotage: Sequence[str] = (),
     ) -> None:
         ports = options.ports()
@@ -76,6 +76,7 @@ class FaultStack(Stack):
         self.clocks.folder.mkdir(exist_ok=True)
         self.disk = options.data / DISK
         self.small_disk = False
+        self._disk_megabytes = disk_megabytes
         self._sabotage = sabotage
 
     def _prefix(self, program: str) -> Sequence[str]:
@@ -112,7 +113,7 @@ class FaultStack(Stack):
         """Mount the small disk where that is allowed, and open the proxies."""
         self.disk.mkdir(exist_ok=True)
         self.disk.chmod(0o711)
-        self.small_disk = _mount(self.disk)
+        self.small_disk = await asyncio.to_thread(_mount, self.disk, self._disk_megabytes)
         for proxy in self.proxies.values():
             await proxy.open()
 
@@ -123,9 +124,9 @@ class FaultStack(Stack):
             await asyncio.to_thread(subprocess.run, ["umount", "--lazy", str(self.disk)], check=False)
 
 
-def _mount(folder: Path) -> bool:
+def _mount(folder: Path, megabytes: int) -> bool:
     """Whether a small disk in memory could be mounted: only root may."""
     if not shutil.which("mount"):
         return False
-    words = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m,mode=711", "tmpfs", str(folder)]
+    words = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=711", "tmpfs", str(folder)]
     return subprocess.run(words, check=False, stderr=subprocess.DEVNULL).returncode == 0
