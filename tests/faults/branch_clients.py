@@ -1,8 +1,14 @@
-"""Branches that work over Kafka: each reads its own topic and answers with commands, journalled like requests."""
+"""Branches that work over Kafka: each reads its own topic and answers with commands, journalled like requests.
+
+A careful branch notices another log (the embedded broker comes back empty) and sends again what it had sent lately to
+the one that is gone; the same `ce_id` keeps that from counting twice.
+"""
 
 import asyncio
 import contextlib
 import json
+import time
+from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +20,7 @@ from aiokafka.errors import KafkaError
 from shared.contracts.envelope import Envelope, MalformedEnvelope, read_envelope
 from shared.contracts.topics import BRANCH_REPLIES, branch_topic
 from shared.ids import new_id
+from shared.messaging.log_watch import LogWatch
 from tests.faults.journal import Journal
 from tests.faults.people import HELD_SECONDS, HELD_SHARE, KAFKA_BRANCHES, Town
 from tests.support.journey import reply_body
@@ -21,6 +28,9 @@ from tests.support.journey import reply_body
 REQUEST_MS = 5_000
 SEND_SECONDS = 8.0
 PAUSE_SECONDS = 0.5
+# What dispatch reads later than this was lost with the log it stood in, or dispatch is far behind.
+LATELY_SECONDS = 120.0
+REMEMBERED = 10_000
 
 
 class BranchClients:
@@ -32,15 +42,31 @@ class BranchClients:
         self._town = town
         self._producer: AIOKafkaProducer | None = None
         self._connecting = asyncio.Lock()
+        self._watch = LogWatch(self._bootstrap)
+        self._lately: deque[tuple[float, str, Envelope, bytes]] = deque(maxlen=REMEMBERED)
         self.sent = 0
 
     async def run(self) -> None:
         """Read until cancelled; a broker that is away is waited for."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch.run())
+            tasks.create_task(self._send_again_to_another_log())
+            while True:
+                try:
+                    await self._read()
+                except (KafkaError, OSError, TimeoutError):
+                    await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _send_again_to_another_log(self) -> None:
+        known = await self._watch.known()
         while True:
-            try:
-                await self._read()
-            except (KafkaError, OSError, TimeoutError):
-                await asyncio.sleep(PAUSE_SECONDS)
+            await self._watch.asked_again()
+            if (now := await self._watch.known()) != known:
+                known, sent = now, list(self._lately)
+                since = time.monotonic() - LATELY_SECONDS
+                for at, branch, envelope, value in sent:
+                    if at >= since:
+                        await self._send(branch, envelope, value)
 
     async def _read(self) -> None:
         consumer = AIOKafkaConsumer(
@@ -90,20 +116,26 @@ class BranchClients:
         """Send one command until the broker has it; its `ce_id` makes every copy the same command."""
         envelope = Envelope(new_id(), f"/branch/{branch}", kind, subject, datetime.now(UTC))
         value = json.dumps({"branch": branch, "actor": "值班员", **(data or {})}, ensure_ascii=False).encode()
-        while not self._town.closing:
-            number = await self._journal.sent(f"branch_{branch}", "command", str(envelope.event_id), str(subject))
+        if not self._town.closing:
+            await self._send(branch, envelope, value)
+            self._lately.append((time.monotonic(), branch, envelope, value))
+
+    async def _send(self, branch: str, envelope: Envelope, value: bytes) -> None:
+        subject = str(envelope.subject)
+        while True:
+            number = await self._journal.sent(f"branch_{branch}", "command", str(envelope.event_id), subject)
             try:
                 async with asyncio.timeout(SEND_SECONDS):
                     producer = await self._connected()
                     await producer.send_and_wait(
-                        BRANCH_REPLIES, value, key=str(subject).encode(), headers=envelope.headers()
+                        BRANCH_REPLIES, value, key=subject.encode(), headers=envelope.headers()
                     )
             except (KafkaError, OSError, TimeoutError) as silence:
                 await self._journal.done(number, "unknown", code=type(silence).__name__)
                 await self._discard()
                 await asyncio.sleep(PAUSE_SECONDS)
             else:
-                await self._journal.done(number, "ok", ticket_id=str(subject))
+                await self._journal.done(number, "ok", ticket_id=subject)
                 self.sent += 1
                 return
 

@@ -186,6 +186,9 @@ async def run(folder: Path, options: Options, given: argparse.Namespace) -> int:
     try:
         await stack.start()
         report = await play(stack, folder, given)
+        if report.breaches and given.stay:
+            print(f"\n{report.table()}\n\neverything stays as it is, to be looked at; Ctrl-C ends it", flush=True)
+            await asyncio.Event().wait()
     finally:
         await stack.stop()
         await stack.close()
@@ -205,6 +208,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--time-scale", type=float, default=600.0, help="seconds of business time in a real second")
     parser.add_argument("--patience", type=float, default=120.0, help="seconds for the last tickets to end")
     parser.add_argument("--plant", choices=sorted(PLANTS), help="a bug to put into every service: it must be found")
+    parser.add_argument("--stay", action="store_true", help="after a breach leave everything running, until Ctrl-C")
     parser.add_argument("--port-base", type=int, default=23_000, help="the first of some 800 ports")
     parser.add_argument("--data", type=Path, default=Path(environment.get("DATA") or ".data") / "faults")
     return parser.parse_args(words)
