@@ -12,7 +12,7 @@ import httpx
 
 from tests.faults.journal import Journal, Outcome
 
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 4.0
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 2.0
 # Neither yes nor no: the service asks to come again, or says nothing about what it did.

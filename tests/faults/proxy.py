@@ -9,6 +9,8 @@ import contextlib
 import random
 import socket
 import struct
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,12 +57,12 @@ class Link:
 
 
 class Proxy:
-    """Listens on `port` and copies to `target`, as well as the spell allows."""
+    """Listens on `port` and copies to its targets in turn, but not to one that is down, as well as the spell allows."""
 
-    def __init__(self, name: str, port: int, target: int, chance: random.Random) -> None:
+    def __init__(self, name: str, port: int, targets: Sequence[int], chance: random.Random) -> None:
         self.name = name
         self.port = port
-        self._target = target
+        self._targets = deque(targets)
         self._chance = chance
         self._spell: Spell | None = None
         self._links: set[Link] = set()
@@ -96,11 +98,11 @@ class Proxy:
             link.half_close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            far_reader, far_writer = await asyncio.open_connection(HOST, self._target)
-        except OSError:
+        far = await self._reach()
+        if far is None:
             Link(writer, writer).reset()
             return
+        far_reader, far_writer = far
         link = Link(writer, far_writer)
         for side in (writer, far_writer):
             side.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -115,6 +117,14 @@ class Proxy:
             self._links.discard(link)
             for side in (writer, far_writer):
                 side.close()
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A connection to the next target that listens."""
+        for _ in range(len(self._targets)):
+            self._targets.rotate()
+            with contextlib.suppress(OSError):
+                return await asyncio.open_connection(HOST, self._targets[0])
+        return None
 
     async def _pump(self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(CHUNK):

@@ -26,6 +26,8 @@ from tests.faults.stack import FaultStack
 OWN_TOPICS = (INTAKE, REVIEW, DISPATCH, SLA)
 COPIED_TOPICS = (*OWN_TOPICS, BRANCH_REPLIES)
 MARK = "faults_poison"
+# On copies that stand before their turn, so that nobody takes them for the relay's.
+COPY = ("faults_copy", b"1")
 REQUEST_MS = 5_000
 PATIENCE_SECONDS = 40.0
 PAUSE_SECONDS = 0.5
@@ -75,7 +77,7 @@ class Log:
             for subject, line in lines.items():
                 for row in reversed(line[1:]):
                     await producer.send(
-                        row["topic"], row["payload"], key=str(subject).encode(), headers=_headers(service, row)
+                        row["topic"], row["payload"], key=str(subject).encode(), headers=[*_headers(service, row), COPY]
                     )
                     sent += 1
                 if len(line) > 1:

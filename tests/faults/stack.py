@@ -22,10 +22,13 @@ from deploy.local.supervisor import Program
 from tests.faults.proxy import Proxy
 
 DOOR_OFFSET = 500
+SECOND_OFFSET = 10
 READY_SECONDS = 90.0
-# Which roles of which service are a process of their own. What has the API bears the service's name.
+# Which roles of which service are a process of their own. What has the API bears the service's name. The front line's
+# way leads to two processes, as it would where 99 % are promised: the proxy sends each connection to one that listens.
 APART = {
     "intake": ("intake", "api,consumer,relay,jobs"),
+    "intake-second": ("intake", "api"),
     "review": ("review", "api,consumer,relay,jobs"),
     "dispatch": ("dispatch", "api,consumer,jobs"),
     "dispatch-relay": ("dispatch", "relay"),
@@ -71,7 +74,9 @@ class FaultStack(Stack):
         ports = options.ports()
         doors = {name: ports[name] + DOOR_OFFSET for name in (*SERVICES, "postgres", "kafka")}
         super().__init__(options, secrets, clock, Layout(options.data, ports, PACK, secrets, clock, doors))
-        self.proxies = {name: Proxy(name, doors[name], ports[name], chance) for name in doors}
+        self.second = ports["intake"] + SECOND_OFFSET
+        behind = {name: [ports[name]] for name in doors} | {"intake": [ports["intake"], self.second]}
+        self.proxies = {name: Proxy(name, doors[name], behind[name], chance) for name in doors}
         self.clocks = Clocks(options.data / "clocks")
         self.clocks.folder.mkdir(exist_ok=True)
         self.disk = options.data / DISK
@@ -94,7 +99,9 @@ class FaultStack(Stack):
                 ready_seconds=READY_SECONDS,
             )
             if "api" in roles:
-                program = replace(program, ready=healthy(f"http://{HOST}:{self.layout.ports[service]}"))
+                port = self.layout.ports[service] if name == service else self.second
+                environment = {**program.environment, f"{service.upper()}_HTTP_PORT": str(port)}
+                program = replace(program, environment=environment, ready=healthy(f"http://{HOST}:{port}"))
             found.append(program)
         return found
 

@@ -28,7 +28,7 @@ async def echo() -> AsyncIterator[Proxy]:
 
     target, port = free_port(), free_port()
     server = await asyncio.start_server(answer, "127.0.0.1", target)
-    proxy = Proxy("echo", port, target, random.Random(1))
+    proxy = Proxy("echo", port, [free_port(), target], random.Random(1))
     await proxy.open()
     try:
         yield proxy
@@ -112,7 +112,7 @@ async def test_slices_arrive_whole() -> None:
 
 
 async def test_a_target_that_is_down_resets_the_client() -> None:
-    proxy = Proxy("nobody", free_port(), free_port(), random.Random(1))
+    proxy = Proxy("nobody", free_port(), [free_port()], random.Random(1))
     await proxy.open()
     client = await Client.to(proxy)
     with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
