@@ -237,6 +237,8 @@ def main() -> None:
             code = asyncio.run(run(folder, options, given))
     except CannotRun as refusal:
         sys.exit(f"cannot run: {refusal}")
+    except KeyboardInterrupt:
+        sys.exit(130)
     sys.exit(code)
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploy.local import postgres
-from deploy.local.programs import HOST, Layout, healthy, service_environment
-from deploy.local.run import PACK, Options, Stack
+from deploy.local.programs import HOST, healthy, service_environment
+from deploy.local.run import Options, Stack
 from deploy.local.state import SERVICES, BusinessClock, Secrets
 from deploy.local.supervisor import Program
 from tests.faults.proxy import Proxy
@@ -73,7 +73,7 @@ class FaultStack(Stack):
     ) -> None:
         ports = options.ports()
         doors = {name: ports[name] + DOOR_OFFSET for name in (*SERVICES, "postgres", "kafka")}
-        super().__init__(options, secrets, clock, Layout(options.data, ports, PACK, secrets, clock, doors))
+        super().__init__(options, secrets, clock, doors)
         self.second = ports["intake"] + SECOND_OFFSET
         behind = {name: [ports[name]] for name in doors} | {"intake": [ports["intake"], self.second]}
         self.proxies = {name: Proxy(name, doors[name], behind[name], chance) for name in doors}
