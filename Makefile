@@ -16,9 +16,11 @@ KAFKA_PORT ?= 19092
 POSTGRES_PORT ?= 15432
 PYTEST_ARGS ?=
 AUDIT_ARGS ?=
-export BROKER KAFKA_SECURITY TIME_SCALE DATA PORT_BASE KAFKA_PORT POSTGRES_PORT
+DOSE ?= ci
+SEED ?=
+export BROKER KAFKA_SECURITY TIME_SCALE DATA PORT_BASE KAFKA_PORT POSTGRES_PORT DOSE SEED
 
-.PHONY: help run demo audit test lint bench lock asyncapi clean
+.PHONY: help run demo audit test lint bench faults lock asyncapi clean
 
 help: ## list the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +50,9 @@ lint: $(VENV)/dev.stamp ## correct style and layout, then check types and import
 
 bench: $(VENV)/dev.stamp ## measure a running stack
 	@exec $(BIN)/python -m tests.bench.run
+
+faults: $(VENV)/dev.stamp ## kill and break everything at random, then check that nothing was lost (DOSE=ci|nightly SEED=7)
+	@exec $(BIN)/python -m tests.faults.run
 
 asyncapi: $(VENV)/run.stamp ## write docs/asyncapi.yaml from the event models
 	$(BIN)/python -m shared.contracts.asyncapi > docs/asyncapi.yaml.new
