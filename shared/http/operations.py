@@ -14,6 +14,7 @@ from sqlalchemy import Table, select
 
 from shared.contracts.topics import BRANCH_PLACEHOLDER, CONTROL, INCARNATION, consumed_topics, topic_file
 from shared.database.audit import AuditReport, Head, verify
+from shared.database.audit_watch import tell
 from shared.database.engine import Database, Transaction
 from shared.errors import Conflict, Invalid, NotFound
 from shared.http.auth import Principal, allow
@@ -159,7 +160,10 @@ def _looking(router: APIRouter, operated: Operated) -> None:
             head = None if expect is None else Head.read(expect)
         except ValueError as error:
             raise Invalid("invalid_head", str(error), pointer="/query/expect") from None
-        return await database.read(lambda connection: verify(connection, expect=head, first=first))
+        report = await database.read(lambda connection: verify(connection, expect=head, first=first))
+        if first == 1:
+            tell(report)
+        return report
 
     @router.get("/parked", summary="Events that wait, and for what", responses=NOT_FOUND)
     async def parked(
