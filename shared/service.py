@@ -19,6 +19,7 @@ from sqlalchemy import Table
 from starlette.responses import PlainTextResponse
 
 from shared.clock import Clock
+from shared.database.audit_watch import AuditWatch
 from shared.database.engine import Database
 from shared.database.leases import Leases
 from shared.database.sealer import Sealer
@@ -195,6 +196,7 @@ class Service:
         if "relay" in roles:
             background += [self._relay, Sealer(self._relay_database, self.leases).run]
             background.append(Scrubber(self._relay_database, self.leases).run)
+            background.append(AuditWatch(self._relay_database, self.leases).run)
         if "consumer" in roles and self.consumer is not None:
             background.append(self.consumer.run)
         if "jobs" in roles:

@@ -92,7 +92,7 @@ class Consumer(Generic[State]):
         self.applier = Applier(service, projection, database)
         self._positions: dict[TopicPartition, Position] = {}
         self._reading: set[TopicPartition] = set()
-        self._paused: dict[str, pauses.Pause] = {}
+        self._pauses = pauses.Pauses()
         self._dead_in_a_row = 0
         self._progress_at = time.monotonic()
         self.lag = 0
@@ -153,17 +153,13 @@ class Consumer(Generic[State]):
             await self._start_again(void, "the log lost the next record" if trimmed else "the log is another one")
 
     async def _look_for_pauses(self) -> None:
-        self._paused = await self._database.read(pauses.pauses)
-        everything = self._paused.get(pauses.ALL)
-        stopped = everything is not None and everything.paused_by == pauses.STOPPED_BY
-        if self.failure is not None and not stopped:
+        await self._pauses.look(self._database)
+        if self.failure is not None and self._pauses.stop is None:
             self._dead_in_a_row = 0
-        self.failure = everything.reason if everything is not None and stopped else None
-        metrics.consumer_paused.set(len(self._paused) - stopped)
-        metrics.consumer_stopped.set(stopped)
+        self.failure = self._pauses.stop
 
     def _unpaused(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
-        return {partition for partition in partitions if pauses.pause_of(self._paused, partition.topic) is None}
+        return {partition for partition in partitions if not self._pauses.hold(partition.topic)}
 
     async def _assign(self, mine: set[TopicPartition], incarnation: str) -> None:
         self._reading = self._unpaused(mine)
@@ -188,20 +184,13 @@ class Consumer(Generic[State]):
         consumer = await self._reader.connected()
         incarnation = await self._watch.known()
         beginnings = await within(ANSWER_SECONDS, consumer.beginning_offsets(partitions))
+        applied = {each: at.record_at if (at := self._positions.get(each)) else None for each in partitions}
         since: dict[str, datetime | None] = {}
-        for partition in partitions:
-            at = self._positions.get(partition)
-            applied = at.record_at - REPLAY_MARGIN if at is not None and at.record_at is not None else None
-            earlier = since.get(partition.topic, applied)
-            since[partition.topic] = None if applied is None or earlier is None else min(earlier, applied)
-        fresh = {
-            partition: Position(
-                beginnings[partition],
-                incarnation,
-                at.record_at if (at := self._positions.get(partition)) is not None else None,
-            )
-            for partition in partitions
-        }
+        for partition, moment in applied.items():
+            enough = moment - REPLAY_MARGIN if moment is not None else None
+            earlier = since.get(partition.topic, enough)
+            since[partition.topic] = None if enough is None or earlier is None else min(earlier, enough)
+        fresh = {each: Position(beginnings[each], incarnation, applied[each]) for each in partitions}
 
         async def store(transaction: Transaction) -> None:
             for partition, position in fresh.items():
@@ -352,7 +341,7 @@ class Consumer(Generic[State]):
             by_topic: dict[str, int] = defaultdict(int)
             for partition, end in ends.items():
                 by_topic[partition.topic] += max(0, end - positions[partition].next_offset)
-            self.lag = sum(behind for topic, behind in by_topic.items() if not pauses.pause_of(self._paused, topic))
+            self.lag = sum(behind for topic, behind in by_topic.items() if not self._pauses.hold(topic))
             for topic, behind in by_topic.items():
                 metrics.consumer_lag.labels(topic).set(behind)
             if self.lag == 0 or self.failure is not None or not self._watch.reachable:
