@@ -31,9 +31,9 @@ from shared.http.health import Check, health_routes, metrics_route
 from shared.http.key_store import KeyStore
 from shared.http.key_uses import KeyUses, keys_route
 from shared.http.keys import Role
-from shared.http.limits import Guard, Limits
+from shared.http.limits import Guard, Limits, allow_files
 from shared.http.operations import Operated, operations_routes
-from shared.http.protocol import allow_files, bounded
+from shared.http.protocol import bounded
 from shared.http.rate import RateLimits
 from shared.http.tokens import tokens_of
 from shared.messaging import inbox, outbox, pauses
