@@ -1,6 +1,7 @@
 """Errors as problem details (RFC 9457): a stable `code`, and a JSON pointer to each field at fault."""
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ TITLES = {
     503: "Not available for now",
 }
 
+_NAME = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 # SQLSTATE: character not in repertoire, untranslatable character.
 NOT_STORABLE = ("22021", "22P05")
 HTTP_CODES = {
@@ -115,12 +117,13 @@ def pointer(location: Sequence[Any], body: Any = None) -> str:
     """A JSON pointer (RFC 6901) from a validation error's location; query and header fields keep their part's name.
 
     Where a field may be of several types, the location also names the type that was tried; such a step leads nowhere in
-    the body and is left out. The last step may be a member that is missing.
+    the body and is left out. The last step may be a member that is missing. A name that no field of ours could have is
+    shown as `*`: it may be anybody's.
     """
     steps = list(location)
     if steps and steps[0] == "body":
         steps = list(_within(body, steps[1:]))
-    return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in steps) or "/"
+    return "".join(f"/{step}" if _NAME.fullmatch(str(step)) else "/*" for step in steps) or "/"
 
 
 def _within(node: Any, steps: Sequence[Any]) -> Iterator[Any]:
