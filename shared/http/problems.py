@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -97,16 +97,18 @@ def problem(
         title=TITLES.get(status, "Error"),
         status=status,
         code=code,
-        # A detail may quote what was given.
         detail=mask(detail),
-        errors=[
-            field.model_copy(update={"pointer": mask(field.pointer), "detail": mask(field.detail)}) for field in errors
-        ],
+        errors=masked(errors),
         trace_id=trace_id(),
     )
     return Response(
         orjson.dumps(body.model_dump(exclude_none=True)), status_code=status, media_type=MEDIA_TYPE, headers=headers
     )
+
+
+def masked(errors: Iterable[FieldError]) -> list[FieldError]:
+    """As they may be shown: a detail, and even the name of a field, may quote what was given."""
+    return [error.model_copy(update={"pointer": mask(error.pointer), "detail": mask(error.detail)}) for error in errors]
 
 
 def unavailable(detail: str, code: str = "unavailable") -> Response:

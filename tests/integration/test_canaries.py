@@ -189,6 +189,12 @@ async def test_intake_keeps_what_is_personal_under_seal(town: Town) -> None:
         }
         refused = await town.call("front_line", "intake", "POST", "/v1/tickets", body)
         assert refused.status_code == 422, (changes, refused.text)
+    bodies = [complaint(**changes) for changes in MISUSED if not {"customer", SAID, PHONE} & changes.keys()]
+    lines = b"".join(orjson.dumps(body) + b"\n" for body in [*bodies, complaint(**REGISTRATION)])
+    ndjson = {"Content-Type": "application/x-ndjson"}
+    path = "/v1/tickets:batch"
+    imported = await town.call("front_line", "intake", "POST", path, content=lines + SAID.encode(), headers=ndjson)
+    assert [orjson.loads(line)["status"] for line in imported.content.splitlines()][-2:] == [201, 400]
     broken = f'{{"content": "{SAID}'.encode()
     await town.call("front_line", "intake", "POST", "/v1/tickets", content=broken)
     asked = {"reason_code": "RT_OTHER", "missing": [PHONE], "note": NOTE}
