@@ -2,10 +2,10 @@
 
 import json
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from services.intake.domain import TicketStatus
 from shared.contracts.ticket import Element, TicketSnapshot
@@ -140,10 +140,18 @@ class SearchTickets(RequestModel):
 
 
 class EraseCustomer(RequestModel):
-    """The phone in a body, so that it never stands in a URL."""
+    """The phone in a body, so that it never stands in a URL; or the key of an erasure to be repeated, after a backup
+    from before it was restored."""
 
-    phone: Phone
+    phone: Phone | None = None
+    customer_key: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = None
     reason: ShortText = Field(description="kept in the audit trail, with numbers masked")
+
+    @model_validator(mode="after")
+    def _one_customer(self) -> Self:
+        if (self.phone is None) == (self.customer_key is None):
+            raise ValueError("exactly one of phone and customer_key is needed")
+        return self
 
 
 class Erased(BaseModel):

@@ -1,7 +1,8 @@
 """Errors as problem details (RFC 9457): a stable `code`, and a JSON pointer to each field at fault."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -41,6 +42,7 @@ TITLES = {
     503: "Not available for now",
 }
 
+_NAME = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 # SQLSTATE: character not in repertoire, untranslatable character.
 NOT_STORABLE = ("22021", "22P05")
 HTTP_CODES = {
@@ -97,16 +99,18 @@ def problem(
         title=TITLES.get(status, "Error"),
         status=status,
         code=code,
-        # A detail may quote what was given.
         detail=mask(detail),
-        errors=[
-            field.model_copy(update={"pointer": mask(field.pointer), "detail": mask(field.detail)}) for field in errors
-        ],
+        errors=masked(errors),
         trace_id=trace_id(),
     )
     return Response(
         orjson.dumps(body.model_dump(exclude_none=True)), status_code=status, media_type=MEDIA_TYPE, headers=headers
     )
+
+
+def masked(errors: Iterable[FieldError]) -> list[FieldError]:
+    """As they may be shown: a detail, and even the name of a field, may quote what was given."""
+    return [error.model_copy(update={"pointer": mask(error.pointer), "detail": mask(error.detail)}) for error in errors]
 
 
 def unavailable(detail: str, code: str = "unavailable") -> Response:
@@ -117,12 +121,13 @@ def pointer(location: Sequence[Any], body: Any = None) -> str:
     """A JSON pointer (RFC 6901) from a validation error's location; query and header fields keep their part's name.
 
     Where a field may be of several types, the location also names the type that was tried; such a step leads nowhere in
-    the body and is left out. The last step may be a member that is missing.
+    the body and is left out. The last step may be a member that is missing. A name that no field of ours could have is
+    shown as `*`: it may be anybody's.
     """
     steps = list(location)
     if steps and steps[0] == "body":
         steps = list(_within(body, steps[1:]))
-    return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in steps) or "/"
+    return "".join(f"/{step}" if _NAME.fullmatch(str(step)) else "/*" for step in steps) or "/"
 
 
 def _within(node: Any, steps: Sequence[Any]) -> Iterator[Any]:
