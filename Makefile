@@ -17,7 +17,7 @@ POSTGRES_PORT ?= 15432
 PYTEST_ARGS ?=
 export BROKER KAFKA_SECURITY TIME_SCALE DATA PORT_BASE KAFKA_PORT POSTGRES_PORT
 
-.PHONY: help run demo test lint bench lock asyncapi clean
+.PHONY: help run demo test lint bench audit sbom lock asyncapi clean
 
 help: ## list the commands
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,12 @@ bench: $(VENV)/dev.stamp ## measure a running stack
 asyncapi: $(VENV)/run.stamp ## write docs/asyncapi.yaml from the event models
 	$(BIN)/python -m shared.contracts.asyncapi > docs/asyncapi.yaml.new
 	mv docs/asyncapi.yaml.new docs/asyncapi.yaml
+
+audit: $(VENV)/dev.stamp ## ask whether pinned packages are known to be vulnerable
+	@exec $(BIN)/python -m deploy.supply.audit
+
+sbom: $(VENV)/dev.stamp ## write the bills of materials (CycloneDX) of the image and of one machine into sbom/
+	@exec $(BIN)/python -m deploy.supply.sbom sbom
 
 lock: ## pin all packages anew in requirements/*.txt
 	rm -rf .cache/lock
