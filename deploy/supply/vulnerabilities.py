@@ -1,4 +1,4 @@
-"""Are versions in the lock known to be vulnerable? `python -m deploy.supply.vulnerabilities`, or `make vulnerabilities`.
+"""Are locked versions known to be vulnerable? `make vulnerabilities`, or `python -m deploy.supply.vulnerabilities`.
 
 pip-audit asks PyPI for each pinned version; nothing is resolved or installed. requirements/dev.txt holds every package
 of the other two. A vulnerability fails, unless `accepted.yaml` names it, with a reason and a day that is not over.

@@ -160,7 +160,7 @@ def test_a_bill_is_made_only_where_the_locked_packages_are(bills: dict[str, sbom
         sbom.add_inside(bill, sbom.SERVICE)
 
 
-# ---- vulnerabilities -------------------------------------------------------------------------------------------------------
+# ---- vulnerabilities ------------------------------------------------------------------------------------------------
 
 ONE = "idna==3.20 \\\n    --hash=sha256:" + "0" * 64 + "\n"
 
