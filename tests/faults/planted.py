@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.sla.repository import facts
 from services.sla.tables import complaint_facts
+from shared.database.leases import Leases
 from shared.failpoints import reach
 from shared.messaging import batch, consumer, inbox, relay
 from shared.messaging.events import Event, Record
@@ -146,14 +147,18 @@ def parked_ticket_skipped() -> None:
 
 
 def fire_without_lock() -> None:
-    """The sweep reads what is due without a lock, so two sweeps fire the same moment."""
+    """The sweep reads what is due without a lock and every process sweeps, so two fire the same moment."""
 
     async def look(connection: AsyncConnection, ticket_ids: Iterable[UUID], *, skip_locked: bool = False) -> Any:
         query = select(complaint_facts).where(complaint_facts.c.ticket_id == text("ANY(:ids)"))
         rows = await connection.execute(query, {"ids": list(ticket_ids)})
         return {row.ticket_id: facts.to_facts(row) for row in rows}
 
+    async def always(self: Leases, role: str) -> bool:
+        return True
+
     facts.lock_many = look
+    Leases.leads = always  # type: ignore[method-assign]
 
 
 PLANTS: dict[str, Callable[[], None]] = {
