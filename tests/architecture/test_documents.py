@@ -4,13 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from prometheus_client import Counter
 from prometheus_client.metrics import MetricWrapperBase
 
+from deploy.console.__main__ import parser
 from shared.telemetry import metrics
 from tests.architecture.services import PROJECT
 
-DOCUMENTS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")])
+RUNBOOKS = sorted((PROJECT / "deploy" / "runbooks").glob("[A-Z]*[a-z].md"))
+DOCUMENTS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("deploy/runbooks/*.md")])
 DECISIONS = sorted((PROJECT / "docs" / "decisions").glob("*.md"))
 PAGE_LINES = 60
 
@@ -69,3 +72,30 @@ def test_a_decision_is_dated_complete_and_one_page(path: Path) -> None:
 
 def test_decisions_are_numbered_without_holes() -> None:
     assert [int(path.stem[:4]) for path in DECISIONS] == list(range(1, len(DECISIONS) + 1))
+
+
+def test_every_alert_has_its_page_and_no_other_page_is_there() -> None:
+    rules = yaml.safe_load(text_of("deploy/alerts/gongdan.rules.yaml"))["groups"][0]["rules"]
+    alerts = {rule["alert"] for rule in rules}
+    assert {path.stem for path in RUNBOOKS} == alerts
+    listed = re.findall(r"^\| \[(\w+)\]", text_of("deploy/runbooks/README.md"), re.MULTILINE)
+    assert sorted(listed) == sorted(alerts)
+
+
+@pytest.mark.parametrize("path", RUNBOOKS, ids=lambda path: path.stem)
+def test_a_runbook_is_one_page_and_says_how_it_was_tried(path: Path) -> None:
+    page = path.read_text(encoding="utf-8")
+    assert page.startswith(f"# {path.stem}\n")
+    assert len(page.splitlines()) <= PAGE_LINES
+    order = ["Symptom.", "For customers.", "See it.", "Cure", "Cured when", "Tried."]
+    assert [page.count(f"**{words}") for words in order[:3]] == [1, 1, 1]
+    places = [page.index(f"**{words}") for words in order]
+    assert places == sorted(places)
+
+
+def test_the_console_has_every_command_that_the_documents_name() -> None:
+    usage = parser().format_help()
+    commands = set(re.findall(r"^    (\w+) ", usage, re.MULTILINE))
+    for path in DOCUMENTS:
+        for command in re.findall(r"(?:`|^|deploy\.)console (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+            assert command in commands, f"{path.name}: console {command}"
