@@ -64,7 +64,7 @@ async def stop_reader(client: AIOKafkaConsumer) -> None:
     try:
         await within(STOP_SECONDS, client.stop())
     except CancelledWithin:
-        # It awaited the fetches that it had cancelled (aiokafka 0.14, Fetcher.close), and so never came to its connections.
+        # It awaited the fetches that it had cancelled (aiokafka 0.14, Fetcher.close): its connections are still open.
         with contextlib.suppress(KafkaError, TimeoutError, OSError):
             await within(STOP_SECONDS, client._client.close())
     except (KafkaError, TimeoutError, OSError):
