@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from shared.contracts.topics import INCARNATION
 from shared.messaging.broker import BrokerAddress, reason_of
 from shared.messaging.patience import within
+from shared.messaging.reader import stop_reader
 from shared.telemetry import metrics
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,4 @@ class LogWatch:
     async def _discard(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            try:
-                await within(ANSWER_SECONDS, consumer.stop())
-            except (KafkaError, TimeoutError, OSError):
-                log.debug("a reader did not stop in time")
+            await stop_reader(consumer)

@@ -1,12 +1,13 @@
 """The Kafka client of a consumer: made when needed, thrown away after any trouble, never waited for without end."""
 
+import contextlib
 import logging
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from shared.messaging.broker import BrokerAddress
-from shared.messaging.patience import within
+from shared.messaging.patience import CancelledWithin, within
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Reader:
             try:
                 await within(REQUEST_TIMEOUT_MS / 1000, client.start())
             except BaseException:
-                await _stop(client)
+                await stop_reader(client)
                 raise
             self.client = client
         return self.client
@@ -55,11 +56,16 @@ class Reader:
     async def discard(self) -> None:
         client, self.client = self.client, None
         if client is not None:
-            await _stop(client)
+            await stop_reader(client)
 
 
-async def _stop(client: AIOKafkaConsumer) -> None:
+async def stop_reader(client: AIOKafkaConsumer) -> None:
+    """Stop it within a bound; one that does not stop is left behind."""
     try:
         await within(STOP_SECONDS, client.stop())
+    except CancelledWithin:
+        # It awaited the fetches that it had cancelled (aiokafka 0.14, Fetcher.close): its connections are still open.
+        with contextlib.suppress(KafkaError, TimeoutError, OSError):
+            await within(STOP_SECONDS, client._client.close())
     except (KafkaError, TimeoutError, OSError):
         log.info("a reader did not stop in time and was left behind")
