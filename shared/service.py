@@ -52,6 +52,8 @@ ROLES = ("api", "consumer", "relay", "jobs")
 CLOCK_SYNC_SECONDS = 10.0
 DATABASE_CHECK_SECONDS = 3.0
 BACKGROUND_POOL_SIZE = 2
+# The relay, its house-keeping, the sealing of the audit trail and erasure.
+RELAY_POOL_SIZE = 4
 HEALTH_POOL_SIZE = 1
 HEALTH_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 30
@@ -105,7 +107,7 @@ class Service:
         url = settings.database_url.get_secret_value()
         self.database = Database(url, outbox_table, pool_size=settings.database_pool_size)
         self.background = Database(url, outbox_table, pool_size=BACKGROUND_POOL_SIZE)
-        self._relay_database = Database(url, outbox_table, pool_size=BACKGROUND_POOL_SIZE)
+        self._relay_database = Database(url, outbox_table, pool_size=RELAY_POOL_SIZE)
         # Its own, so that a busy consumer cannot make readiness wait.
         self._health_database = Database(url, outbox_table, pool_size=HEALTH_POOL_SIZE)
         self.leases = Leases(url)

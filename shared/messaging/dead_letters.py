@@ -102,11 +102,14 @@ def _masked(record: Record) -> Record:
 
 
 def _masked_data(value: bytes) -> bytes:
-    """JSON stays JSON; anything else is masked as text."""
+    """JSON stays JSON, and stays byte for byte where nothing is to be masked, so that a signature still fits; anything
+    else is masked as text."""
     try:
-        return orjson.dumps(mask_json(orjson.loads(value)))
+        data = orjson.loads(value)
     except orjson.JSONDecodeError:
         return _masked_text(value)
+    shown = mask_json(data)
+    return value if shown == data else orjson.dumps(shown)
 
 
 def _masked_text(value: bytes) -> bytes:

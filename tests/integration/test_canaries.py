@@ -321,6 +321,16 @@ async def test_what_is_dead_can_still_be_obeyed_when_the_fault_was_ours(town: To
     ]
 
 
+async def test_a_dead_command_without_numbers_is_kept_byte_for_byte(town: Town) -> None:
+    """Its branch may have signed it."""
+    original = command(
+        new_id(), "order.progress", b'{ "branch":"jinan",\n "actor": "x", "note": "\\u5df2\\u8054\\u7cfb" }'
+    )
+    await town.whole.put(original)
+    (row,) = await town.whole.query("dispatch", "SELECT payload FROM dead_letters")
+    assert bytes(row.payload) == original.value
+
+
 def command(ticket: UUID, kind: str, payload: bytes) -> Record:
     envelope = Envelope(new_id(), "/gongdan/branch/jinan", kind, ticket, datetime.now(UTC))
     return Record(BRANCH_REPLIES, 0, 0, str(ticket).encode(), tuple(envelope.headers()), payload)

@@ -24,6 +24,7 @@ from services.sla import app as sla_app
 from services.sla.settings import Settings as SlaSettings
 from shared.contracts.envelope import SOURCE_PREFIX, Envelope
 from shared.contracts.topics import consumed_topics
+from shared.database.engine import Database
 from shared.messaging import inbox
 from shared.messaging.erasure import Scrubber
 from shared.messaging.events import Record
@@ -38,6 +39,10 @@ BUILDS: dict[str, tuple[Any, Any]] = {
     "sla": (sla_app.build, SlaSettings),
 }
 LOG = "the bus"
+TABLES = text(
+    "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname <> 'calendar_days'"
+    " AND relnamespace = 'public'::regnamespace AND reltuples <> 0"
+)
 
 
 @dataclass
@@ -103,17 +108,7 @@ class Whole:
             return await client.request(method, path, json=body, **options)
 
     async def dump(self, name: str) -> dict[str, str]:
-        """Every row of every table, as text; bytes as the text they may be."""
-        tables = await self.query(
-            name,
-            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname <> 'calendar_days'"
-            " AND relnamespace = 'public'::regnamespace AND reltuples <> 0",
-        )
-        found: dict[str, str] = {}
-        for (table,) in tables:
-            rows = await self.query(name, f'SELECT * FROM "{table}"')
-            found[table] = "\n".join(_readable(row._mapping) for row in rows)
-        return found
+        return await dump(self.apps[name].service.database)
 
     async def _new(self, name: str) -> list[Record]:
         rows = await self.outbox(name, self._sent[name])
@@ -139,6 +134,19 @@ def as_record(publisher: str, row: Any) -> Record:
         )
         headers = tuple(envelope.headers())
     return Record(row.topic, 0, 0, str(row.subject).encode(), headers, bytes(row.payload), 0)
+
+
+async def dump(database: Database) -> dict[str, str]:
+    """Every row of every table, as text; bytes as the text they may be."""
+
+    async def run(connection: Any) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for table in list((await connection.execute(TABLES)).scalars()):
+            rows = await connection.execute(text(f'SELECT * FROM "{table}"'))
+            found[table] = "\n".join(_readable(row._mapping) for row in rows)
+        return found
+
+    return await database.read(run)
 
 
 def _readable(row: Any) -> str:
