@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from deploy.local.supervisor import PROJECT
 from tests.support.parts import Databases
 from tests.support.served import Served, served
 
@@ -22,15 +23,19 @@ EXAMPLES, EXAMPLES_OF_ROLES = (1000, 500) if NIGHTLY else (40, 15)
 CASES_AT_LEAST = {"intake": 1500, "review": 1300, "dispatch": 1300, "sla": 1000}
 PATIENCE_SECONDS = 3600.0 if NIGHTLY else 280.0
 
-# Path → why Schemathesis may not call it.
-NOT_TRIED: dict[str, str] = {}
+# Service → path → why Schemathesis may not call it.
+NOT_TRIED: dict[str, dict[str, str]] = {
+    "intake": {
+        "/v1/tickets:batch": "lines of text: on the wire no body is of another type, and 200 says nothing of a line"
+    }
+}
 # The check compares with a request without the key that was given; in this run the hook gives every request one.
 NOT_WITH_ALL_KEYS = ("ignored_auth",)
 
 
 def configured(site: Served) -> str:
     """Schemathesis' configuration: four path parameters of five name something that exists."""
-    lines = ["[generation]", 'database = "none"']
+    lines = ["[generation]", 'database = "none"', "[cache]", "enabled = false"]
     known = {name: values for name, values in site.known.items() if values}
     for name, values in known.items():
         lines += [f"[dictionaries.{name}]", f"values = {json.dumps(values)}"]
@@ -39,7 +44,9 @@ def configured(site: Served) -> str:
     return "\n".join(lines)
 
 
-async def run(site: Served, folder: Path, name: str, *options: str, **environment: str) -> tuple[dict[str, Any], str]:
+async def run(
+    service: str, site: Served, folder: Path, name: str, *options: str, **environment: str
+) -> tuple[dict[str, Any], str]:
     """One run of the command line; its report, and what it printed."""
     config, report = folder / "schemathesis.toml", folder / f"{name}.json"
     config.write_text(configured(site))
@@ -57,9 +64,13 @@ async def run(site: Served, folder: Path, name: str, *options: str, **environmen
             "--report-json-path",
             str(report),
         ),
-        *(part for path in NOT_TRIED for part in ("--exclude-path", path)),
+        *(part for path in NOT_TRIED.get(service, {}) for part in ("--exclude-path", path)),
         *options,
-        env=os.environ | {"SCHEMATHESIS_HOOKS": "tests.support.schemathesis_hooks"} | environment,
+        cwd=folder,
+        env=os.environ
+        | {"PYTHONPATH": str(PROJECT)}
+        | {"SCHEMATHESIS_HOOKS": "tests.support.schemathesis_hooks"}
+        | environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -78,9 +89,9 @@ async def run(site: Served, folder: Path, name: str, *options: str, **environmen
 async def test_a_service_keeps_what_its_document_promises(service: str, databases: Databases, tmp_path: Path) -> None:
     async with served(service, databases, tmp_path) as site:
         key = f"Authorization: Bearer {site.keys['supervisor']}"
-        whole, printed = await run(site, tmp_path, "whole", "-n", str(EXAMPLES), "-H", key)
+        whole, printed = await run(service, site, tmp_path, "whole", "-n", str(EXAMPLES), "-H", key)
         roles, printed_of_roles = await run(
-            *(site, tmp_path, "roles", "-n", str(EXAMPLES_OF_ROLES), "--phases", "fuzzing"),
+            *(service, site, tmp_path, "roles", "-n", str(EXAMPLES_OF_ROLES), "--phases", "fuzzing"),
             *("--exclude-checks", ",".join(NOT_WITH_ALL_KEYS)),
             SCHEMATHESIS_KEYS=json.dumps(site.keys),
         )
@@ -90,7 +101,8 @@ async def test_a_service_keeps_what_its_document_promises(service: str, database
         assert report["stop_reason"] == "completed"
         assert report["failures"] == [], text
         assert report["errors"] == [], text
-        assert report["operations"]["tested"] == report["operations"]["total"] - len(NOT_TRIED)
+        operations = report["operations"]
+        assert operations["tested"] == operations["total"] - len(NOT_TRIED.get(service, {}))
         cases += report["test_cases"]["generated"]
     print(f"{service}: {cases} cases, seed {SEED}")
     assert cases >= CASES_AT_LEAST[service]

@@ -25,6 +25,7 @@ from services.sla.settings import Settings as SlaSettings
 from shared.calendar import WorkingCalendar, package_days
 from shared.contracts.intake import TicketRegistered
 from shared.contracts.review import ReviewApproved
+from shared.http.rate import RateLimits
 from shared.ids import new_id
 from tests.support.apps import App, random_key, running_app
 from tests.support.parts import Databases, free_port
@@ -116,6 +117,8 @@ async def _sla(app: App, databases: Databases, url: str) -> Known:
 @asynccontextmanager
 async def _listening(app: App, fill: Callable[[], Awaitable[Known]]) -> AsyncIterator[Served]:
     known = await fill()
+    # Schemathesis tries wrong keys much faster than anyone may; this limit has tests of its own.
+    app.service.app.state.rates = RateLimits(per_second=0, failures_at_once=1_000_000)
     server = app.service._server()
     serving = asyncio.create_task(server.serve())
     async with asyncio.timeout(30):
