@@ -70,7 +70,8 @@ CREATE INDEX dead_subject ON dead (service, publisher, subject);
 CREATE INDEX audit_event ON audit_rows (event_id);
 CREATE INDEX replayed_subject ON replayed (service, subject);
 INSERT INTO held SELECT service, subject FROM parked
-    UNION SELECT service, subject FROM dead WHERE subject IS NOT NULL AND state <> 'redriven';
+    UNION SELECT service, subject FROM dead WHERE subject IS NOT NULL AND state <> 'redriven'
+    AND topic <> 'gongdan.branch.replies';
 CREATE INDEX held_subject ON held (service, subject);
 CREATE INDEX erased_subject ON erased (subject);
 CREATE INDEX tickets_repeats ON tickets (repeats);
@@ -113,6 +114,7 @@ class Scope:
     branches: tuple[str, ...] = ()
     stuck: list[str] = field(default_factory=list)
     searched: int = 0
+    leaked: int = 0
     personal: list[str] = field(default_factory=list)
     audited_from: dict[str, int] = field(default_factory=dict)
     sealed: int = 0
@@ -145,7 +147,10 @@ class Evidence:
         self._facts.executemany(f"INSERT INTO {table} VALUES ({marks})", (tuple(row) for row in rows))
 
     def complete(self) -> None:
-        """All is read: make the questions fast."""
+        """All is read: make the questions fast.
+
+        `held` are the tickets of which a service waits for an event, or gave one up. A refused command holds nothing.
+        """
         self._facts.executescript(INDEXES)
         self._facts.execute("ANALYZE")
 
