@@ -16,12 +16,14 @@ KAFKA_PORT ?= 19092
 POSTGRES_PORT ?= 15432
 PYTEST_ARGS ?=
 AUDIT_ARGS ?=
-export BROKER KAFKA_SECURITY TIME_SCALE DATA PORT_BASE KAFKA_PORT POSTGRES_PORT
+DOSE ?= ci
+SEED ?=
+export BROKER KAFKA_SECURITY TIME_SCALE DATA PORT_BASE KAFKA_PORT POSTGRES_PORT DOSE SEED
 
-.PHONY: help run demo audit test lint bench lock asyncapi clean
+.PHONY: help run demo audit test lint bench faults vulnerabilities sbom lock asyncapi clean
 
 help: ## list the commands
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: BROKER=embedded|kafka  KAFKA_SECURITY=none|scram  TIME_SCALE=1  DATA=.data  PORT_BASE=8001  KAFKA_PORT=19092  POSTGRES_PORT=15432"
 
 run: $(VENV)/run.stamp ## start PostgreSQL, a broker and the four services here; Ctrl-C stops them
@@ -49,9 +51,18 @@ lint: $(VENV)/dev.stamp ## correct style and layout, then check types and import
 bench: $(VENV)/dev.stamp ## measure a running stack
 	@exec $(BIN)/python -m tests.bench.run
 
+faults: $(VENV)/dev.stamp ## kill and break everything at random, then check that nothing was lost (DOSE=ci|nightly SEED=7)
+	@exec $(BIN)/python -m tests.faults.run
+
 asyncapi: $(VENV)/run.stamp ## write docs/asyncapi.yaml from the event models
 	$(BIN)/python -m shared.contracts.asyncapi > docs/asyncapi.yaml.new
 	mv docs/asyncapi.yaml.new docs/asyncapi.yaml
+
+vulnerabilities: $(VENV)/dev.stamp ## ask whether pinned packages are known to be vulnerable
+	@exec $(BIN)/python -m deploy.supply.vulnerabilities
+
+sbom: $(VENV)/dev.stamp ## write the bills of materials (CycloneDX) of the image and of one machine into sbom/
+	@exec $(BIN)/python -m deploy.supply.sbom sbom
 
 lock: ## pin all packages anew in requirements/*.txt
 	rm -rf .cache/lock

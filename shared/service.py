@@ -19,19 +19,21 @@ from sqlalchemy import Table
 from starlette.responses import PlainTextResponse
 
 from shared.clock import Clock
+from shared.database.audit_watch import AuditWatch
 from shared.database.engine import Database
 from shared.database.leases import Leases
 from shared.database.sealer import Sealer
 from shared.errors import Transient
 from shared.http import problems
 from shared.http.auth import Door, allow
+from shared.http.document import describe
 from shared.http.health import Check, health_routes, metrics_route
 from shared.http.key_store import KeyStore
 from shared.http.key_uses import KeyUses, keys_route
 from shared.http.keys import Role
-from shared.http.limits import Guard, Limits
+from shared.http.limits import Guard, Limits, allow_files
 from shared.http.operations import Operated, operations_routes
-from shared.http.protocol import allow_files, bounded
+from shared.http.protocol import bounded
 from shared.http.rate import RateLimits
 from shared.http.tokens import tokens_of
 from shared.messaging import inbox, outbox, pauses
@@ -142,6 +144,7 @@ class Service:
             },
         )
         problems.install(self.app)
+        describe(self.app)
         self.limits = Limits.of(settings, streamed or {})
         self.app.add_middleware(Guard, limits=self.limits)
         self.app.state.rates = RateLimits(settings.rate_limit_per_second, settings.rate_limit_burst)
@@ -193,6 +196,7 @@ class Service:
         if "relay" in roles:
             background += [self._relay, Sealer(self._relay_database, self.leases).run]
             background.append(Scrubber(self._relay_database, self.leases).run)
+            background.append(AuditWatch(self._relay_database, self.leases).run)
         if "consumer" in roles and self.consumer is not None:
             background.append(self.consumer.run)
         if "jobs" in roles:

@@ -31,6 +31,7 @@ EXAMPLES = """examples:
   python -m deploy.console pause sla gongdan.intake --reason "repairing the reader"
   python -m deploy.console resume sla '*' --reason "repaired"
   python -m deploy.console rebuild intake --check --reason "monthly check"
+  python -m deploy.console audit intake
   python -m deploy.console keys intake
 """
 

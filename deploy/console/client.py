@@ -12,6 +12,8 @@ DEFAULT_RUN_FILE = Path(".data/run.json")
 # A redrive of 100 letters or a check of a whole read state takes its time; connecting does not.
 ANSWER_SECONDS = 600.0
 CONNECT_SECONDS = 5.0
+# Longer than readiness takes over a database that does not answer.
+STATUS_SECONDS = 10.0
 
 
 class Unusable(Exception):
@@ -48,13 +50,13 @@ class Target:
     def try_call(self, service: str, path: str) -> Any:
         """As `call` with GET, but what was refused comes back as its text."""
         try:
-            return self.call(service, "GET", path)
+            return self.call(service, "GET", path, timeout=STATUS_SECONDS)
         except Refused as error:
             return str(error)
 
     def readiness(self, service: str) -> dict[str, Any]:
         """What `/health/ready` says, ready or not."""
-        answer = self._send(service, "GET", "/health/ready")
+        answer = self._send(service, "GET", "/health/ready", timeout=STATUS_SECONDS)
         if answer.status_code not in (200, 503):
             raise Refused(f"{service}: {_problem(answer)}")
         found: dict[str, Any] = answer.json()

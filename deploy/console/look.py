@@ -1,4 +1,4 @@
-"""Commands that only look: status, positions, parked, keys."""
+"""Commands that only look: status, positions, parked, audit, keys."""
 
 import argparse
 from typing import Any
@@ -22,6 +22,11 @@ def add(named: Any) -> None:
     parked.add_argument("--ticket", help="of one ticket: its number or id")
     parked.add_argument("--limit", type=int, default=50)
     parked.set_defaults(run=_parked)
+    audit = named.add_parser("audit", help="compare the audit trail of a service with its chain of seals")
+    audit.add_argument("of", metavar="SERVICE")
+    audit.add_argument("--expect", metavar="NUMBER:HASH", help="a head noted earlier: shows a chain that was cut off")
+    audit.add_argument("--first", type=int, default=1, help="begin at this seal")
+    audit.set_defaults(run=_audit)
     keys = named.add_parser("keys", help="when each API key was last used at a service")
     keys.add_argument("of", metavar="SERVICE")
     keys.set_defaults(run=_keys)
@@ -115,6 +120,22 @@ def _parked(services: Target, arguments: argparse.Namespace) -> bool:
         ),
     )
     return True
+
+
+def _audit(services: Target, arguments: argparse.Namespace) -> bool:
+    """True when nothing was altered."""
+    query = {"first": arguments.first} | ({"expect": arguments.expect} if arguments.expect else {})
+    answer = services.call(arguments.of, "GET", "/v1/ops/audit", params=query)
+    if arguments.json:
+        show.as_json(answer)
+        return bool(answer["intact"])
+    print("intact" if answer["intact"] else "ALTERED")
+    print(f"{answer['rows']} rows under {answer['seals']} seals, {answer['unsealed']} rows not yet sealed")
+    if answer["head"]:
+        print(f"head (note it elsewhere): {answer['head']['number']}:{answer['head']['hash']}")
+    for fault in answer["faults"]:
+        print(f"  {fault['kind']}: {show.safe(fault['detail'])}")
+    return bool(answer["intact"])
 
 
 def _keys(services: Target, arguments: argparse.Namespace) -> bool:

@@ -105,11 +105,13 @@ def write_incarnation(bootstrap: str) -> str:
     return identity
 
 
-def start_broker(port: int, partitions: Mapping[str, int]) -> str:
+def start_broker(port: int, partitions: Mapping[str, int], advertised_port: int | None = None) -> str:
     """Start the broker with these topics (name: partitions) and open it on the port; returns the log's identity.
 
-    The broker lives as long as the process.
+    Clients are told to come to `advertised_port`, which is the same port unless a proxy stands before it. The broker
+    lives as long as the process.
     """
+    advertised = advertised_port or port
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((HOST, port))
@@ -132,22 +134,24 @@ def start_broker(port: int, partitions: Mapping[str, int]) -> str:
                 raise RuntimeError(f"the broker refused to create the topic {name}")
         identity = write_incarnation(bootstrap)
 
-        library.rd_kafka_mock_broker_set_host_port(cluster, BROKER_ID, HOST.encode(), port)
+        library.rd_kafka_mock_broker_set_host_port(cluster, BROKER_ID, HOST.encode(), advertised)
         listener.listen(BACKLOG)
         os.dup2(listener.fileno(), listening_descriptor(own_port))
         listener.close()
         # The thread still waits on the socket that is gone; any call makes it look at the new one.
-        library.rd_kafka_mock_broker_set_host_port(cluster, BROKER_ID, HOST.encode(), port)
+        library.rd_kafka_mock_broker_set_host_port(cluster, BROKER_ID, HOST.encode(), advertised)
     return identity
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.local.broker", description="Kafka's protocol, in memory.")
     parser.add_argument("--port", type=int, default=19092)
+    parser.add_argument("--advertised-port", type=int, help="where clients are told to come (default: the port)")
     parser.add_argument("--topics-from-pack", default="mobile_operator", help="policy pack whose branches get topics")
     arguments = parser.parse_args()
     branches = [branch.id for branch in load_pack(arguments.topics_from_pack).branches]
-    identity = start_broker(arguments.port, {topic.name: topic.partitions for topic in all_topics(branches)})
+    partitions = {topic.name: topic.partitions for topic in all_topics(branches)}
+    identity = start_broker(arguments.port, partitions, arguments.advertised_port)
     # The default action ends the process at once; there is nothing to save.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -104,11 +104,14 @@ def verify(folder: Path) -> None:
         raise StartFailed(f"jars in {folder} are not those of {LOCK}: {', '.join(wrong)}. Delete the folder, try again")
 
 
-def prepare(data: Path, port: int, cache: Path, admin_password: str | None = None) -> Program:
+def prepare(
+    data: Path, port: int, cache: Path, admin_password: str | None = None, advertised_port: int | None = None
+) -> Program:
     """Write the configuration, format the data folder if it is new, and return the program to run.
 
-    The controller listens on `port` + 1. With a password for the super user the broker takes SASL_SSL only; the
-    authority's certificate for clients is `tls/ca.pem` in the data folder.
+    The controller listens on `port` + 1; clients are told to come to `advertised_port` (default: `port`). With a
+    password for the super user the broker takes SASL_SSL only; the authority's certificate for clients is
+    `tls/ca.pem` in the data folder.
     """
     runtime = (java(), *JVM_OPTIONS, *LOG_OPTIONS, "-cp", str(jars(cache) / "*"))
     data = _made(data.resolve())
@@ -120,7 +123,7 @@ def prepare(data: Path, port: int, cache: Path, admin_password: str | None = Non
         make_certificates(tls, ["127.0.0.1", "localhost"])
         security = Security(admin_password, str(tls / SERVER), str(tls / AUTHORITY))
         broker = BrokerAddress(bootstrap, "SASL_SSL", ADMIN, admin_password, ca_file=tls / AUTHORITY)
-    listener = Listener("CLIENTS", bootstrap, bootstrap)
+    listener = Listener("CLIENTS", bootstrap, f"127.0.0.1:{advertised_port or port}")
     _write_private(properties, server_properties([listener], port + 1, str(data / "log"), security))
     identity = data / "cluster.id"
     if not identity.exists():

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
@@ -54,6 +54,7 @@ class Postgres:
     port: int
     password: str
     account: Account | None
+    settings: Mapping[str, str] = field(default_factory=lambda: SETTINGS)
 
     def dsn(self, user: str, password: str, database: str, scheme: str = "postgresql") -> str:
         return f"{scheme}://{user}:{password}@127.0.0.1:{self.port}/{database}"
@@ -74,7 +75,7 @@ class Postgres:
         return True
 
     def program(self) -> Program:
-        options = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
+        options = [word for name, value in self.settings.items() for word in ("-c", f"{name}={value}")]
         return Program(
             name="postgres",
             command=(str(binaries() / "postgres"), "-D", str(self.folder), "-c", f"port={self.port}", *options),

@@ -5,7 +5,7 @@ Secrets go to the services in their environment or in files, never on a command 
 
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,8 @@ HEALTH_TIMEOUT_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything is in one run. `ports` has an entry for each service, `postgres` and `kafka`.
+    """Where everything is in one run. `ports` has an entry for each service, `postgres` and `kafka`: where it listens.
+    `doors` are the ports at which the others find it, where that is another one (a proxy stands in between).
 
     `secured`: the broker takes SASL_SSL with SCRAM only. It has a data folder of its own, because a log that was
     formatted without users cannot be given any.
@@ -39,10 +40,14 @@ class Layout:
     secrets: Secrets = field(repr=False)
     clock: BusinessClock
     secured: bool = False
+    doors: Mapping[str, int] = field(default_factory=dict)
+
+    def door(self, name: str) -> int:
+        return self.doors.get(name, self.ports[name])
 
     @property
     def bootstrap(self) -> str:
-        return f"{HOST}:{self.ports['kafka']}"
+        return f"{HOST}:{self.door('kafka')}"
 
     @property
     def kafka_data(self) -> Path:
@@ -60,11 +65,11 @@ class Layout:
         return BrokerAddress(self.bootstrap, "SASL_SSL", principal, password, ca_file=self.authority)
 
     def url(self, service: str) -> str:
-        return f"http://{HOST}:{self.ports[service]}"
+        return f"http://{HOST}:{self.door(service)}"
 
     def database_url(self, service: str) -> str:
         name, password = database_name(service), self.secrets.database_passwords[service]
-        return f"postgresql+asyncpg://{name}:{password}@{HOST}:{self.ports['postgres']}/{name}"
+        return f"postgresql+asyncpg://{name}:{password}@{HOST}:{self.door('postgres')}/{name}"
 
 
 def service_environment(layout: Layout, service: str) -> dict[str, str]:
@@ -119,7 +124,7 @@ def service_programs(layout: Layout) -> list[Program]:
             name=service,
             command=(sys.executable, "-m", f"services.{service}"),
             environment=service_environment(layout, service),
-            ready=_healthy(layout.url(service)),
+            ready=healthy(f"http://{HOST}:{layout.ports[service]}"),
             ready_seconds=SERVICE_READY_SECONDS,
         )
         for service in SERVICES
@@ -133,7 +138,8 @@ def embedded_broker(layout: Layout) -> Program:
         name="kafka",
         command=(
             *(sys.executable, "-m", "deploy.local.broker"),
-            *("--port", str(port), "--topics-from-pack", layout.pack),
+            *("--port", str(port), "--advertised-port", str(layout.door("kafka"))),
+            *("--topics-from-pack", layout.pack),
         ),
         environment={**os.environ, "PYTHONUNBUFFERED": "1"},
         ready=lambda: port_open(HOST, port),
@@ -154,7 +160,9 @@ def topic_program(layout: Layout) -> Program:
     )
 
 
-def _healthy(url: str) -> Callable[[], Awaitable[bool]]:
+def healthy(url: str) -> Callable[[], Awaitable[bool]]:
+    """Asks a service whether it is ready."""
+
     async def ready() -> bool:
         try:
             async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT_SECONDS, trust_env=False) as client:

@@ -29,7 +29,7 @@ from deploy.local import kafka, postgres
 from deploy.local.banner import banner
 from deploy.local.programs import Layout, embedded_broker, migrations, service_programs, topic_program
 from deploy.local.state import SERVICES, BusinessClock, ClockRefused, Secrets, load_clock, load_secrets, write_private
-from deploy.local.supervisor import PROJECT, StartFailed, Supervisor
+from deploy.local.supervisor import PROJECT, Program, StartFailed, Supervisor
 from shared.messaging.broker import MECHANISM
 from shared.policy.loader import load_pack
 
@@ -130,14 +130,20 @@ async def all_of(*parts: Coroutine[Any, Any, None]) -> None:
 
 
 class Stack:
-    """The running whole: starts it in order, keeps `run.json` true, stops it in reverse."""
+    """The running whole: starts it in order, keeps `run.json` true, stops it in reverse.
 
-    def __init__(self, options: Options, secrets: Secrets, clock: BusinessClock) -> None:
+    With `doors` the parts find each other at other ports (behind proxies); a subclass may run the services as other
+    `programs`.
+    """
+
+    def __init__(
+        self, options: Options, secrets: Secrets, clock: BusinessClock, doors: Mapping[str, int] | None = None
+    ) -> None:
         self._options = options
         self._secrets = secrets
         self._clock = clock
         secured = options.kafka_security == "scram"
-        self._layout = Layout(options.data, options.ports(), PACK, secrets, clock, secured)
+        self.layout = Layout(options.data, options.ports(), PACK, secrets, clock, secured, doors or {})
         self._ready = False
         self.began = time.monotonic()
         self._logs = options.data / "logs"
@@ -149,9 +155,8 @@ class Stack:
 
     async def start(self) -> None:
         """Raises `StartFailed` when a part does not come up."""
-        layout = self._layout
-        await all_of(self._start_database(layout), self._start_broker(layout))
-        await all_of(*(self.supervisor.start(program) for program in service_programs(layout)))
+        await all_of(self._start_database(), self._start_broker())
+        await all_of(*(self.supervisor.start(program) for program in self.programs()))
         self._ready = True
         self._write_run_file()
         print(banner(self.run_file(), self._logs), flush=True)
@@ -159,31 +164,42 @@ class Stack:
     async def stop(self) -> None:
         """Services first, then the broker, then PostgreSQL, so that each can still finish its work with the next."""
         self._ready = False
-        await self.supervisor.stop(SERVICES)
+        await self.supervisor.stop(program.name for program in self.programs())
         await self.supervisor.stop(("kafka",))
         await self.supervisor.stop(("postgres",))
         (self._options.data / "run.json").unlink(missing_ok=True)
 
-    async def _start_database(self, layout: Layout) -> None:
-        server = await asyncio.to_thread(
-            postgres.prepare, layout.data / "postgres", layout.ports["postgres"], self._secrets.postgres_password
-        )
+    def programs(self) -> list[Program]:
+        """The programs of the services."""
+        return service_programs(self.layout)
+
+    async def server(self) -> postgres.Postgres:
+        folder, port = self.layout.data / "postgres", self.layout.ports["postgres"]
+        return await asyncio.to_thread(postgres.prepare, folder, port, self._secrets.postgres_password)
+
+    async def _start_database(self) -> None:
+        server = await self.server()
         if await asyncio.to_thread(server.initialise):
             self.say("postgres: data folder made")
         await self.supervisor.start(server.program())
         await server.ensure_databases(self._secrets.database_passwords)
-        await all_of(*(self.supervisor.run_once(program) for program in migrations(layout)))
+        await all_of(*(self.supervisor.run_once(program) for program in migrations(self.layout)))
         self.say("databases migrated")
 
-    async def _start_broker(self, layout: Layout) -> None:
+    async def broker(self) -> Program:
+        layout = self.layout
         if self._options.broker == "embedded":
-            await self.supervisor.start(embedded_broker(layout))
-            return
-        data, port, password = layout.kafka_data, layout.ports["kafka"], None
+            return embedded_broker(layout)
+        data, port, advertised = layout.kafka_data, layout.ports["kafka"], layout.door("kafka")
         self.say(f"kafka: Apache Kafka {kafka.version()} (the first time its jars are fetched)")
-        if layout.secured:
-            password = self._secrets.kafka_passwords[access.ADMIN]
-        await self.supervisor.start(await asyncio.to_thread(kafka.prepare, data, port, PROJECT / ".cache", password))
+        password = self._secrets.kafka_passwords[access.ADMIN] if layout.secured else None
+        return await asyncio.to_thread(kafka.prepare, data, port, PROJECT / ".cache", password, advertised)
+
+    async def _start_broker(self) -> None:
+        layout = self.layout
+        await self.supervisor.start(await self.broker())
+        if self._options.broker == "embedded":
+            return
         if layout.secured:
             try:
                 done = await access.apply(layout.broker(access.ADMIN), BRANCHES, self._secrets.kafka_passwords)
@@ -194,7 +210,7 @@ class Stack:
 
     def run_file(self) -> dict[str, object]:
         """The content of `run.json`."""
-        options, layout = self._options, self._layout
+        options, layout = self._options, self.layout
         branch_keys = self._secrets.branch_keys
         keys = {role.value: key for role, key in self._secrets.keys.items()}
         return {
@@ -210,14 +226,14 @@ class Stack:
 
     def _kafka_access(self) -> dict[str, object]:
         """How to be somebody at the broker, for `run.json`."""
-        if not self._layout.secured:
+        if not self.layout.secured:
             return {"security": "none", "reply_keys": {}}
         keys = {branch: access.reply_keys(branch, self._secrets.reply_key)[0] for branch in self._secrets.branch_keys}
         return {
             "security": "scram",
             "security_protocol": "SASL_SSL",
             "sasl_mechanism": MECHANISM,
-            "ca_file": str(self._layout.authority),
+            "ca_file": str(self.layout.authority),
             "passwords": self._secrets.kafka_passwords,
             "reply_keys": keys,
         }

@@ -32,12 +32,12 @@ class ReplyIn(RequestModel):
 
 
 class Return(RequestModel):
-    reason_code: Code
+    reason_code: Code = Field(description="a return reason of the pack", examples=["RT_SERIAL_MISMATCH"])
     note: Note | None = None
 
 
 class Transfer(RequestModel):
-    to_branch: Code
+    to_branch: Code = Field(examples=["qingdao"])
     reason: Note
 
 

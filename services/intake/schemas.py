@@ -2,17 +2,16 @@
 
 import json
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from services.intake.domain import TicketStatus
 from shared.contracts.ticket import Element, TicketSnapshot
 from shared.http.fields import (
     STORABLE,
     Address,
-    Amount,
     Code,
     LongText,
     Moment,
@@ -20,6 +19,7 @@ from shared.http.fields import (
     RequestModel,
     ShortText,
     WholeNumber,
+    Yuan,
 )
 from shared.http.ndjson import MEDIA_TYPE, MEDIA_TYPES
 from shared.http.problems import FieldError
@@ -28,6 +28,9 @@ Phone = Annotated[str, StringConstraints(pattern=r"^\+?[0-9][0-9 \-]{4,18}[0-9]$
 ElementValue = (
     Annotated[str, StringConstraints(max_length=2000, pattern=STORABLE)] | bool | WholeNumber | RealNumber | None
 )
+# JSON Schema leaves other names open unless told so.
+CLOSED: dict[str, Any] = {"additionalProperties": False, "propertyNames": {"maxLength": 128}}
+Elements = Annotated[dict[Code, ElementValue], Field(max_length=64, json_schema_extra=CLOSED)]
 
 
 class CustomerIn(RequestModel):
@@ -43,8 +46,8 @@ class PlaceIn(RequestModel):
     city: ShortText | None = None
     district: ShortText | None = None
     address: Address | None = None
-    longitude: float | None = Field(default=None, ge=-180, le=180)
-    latitude: float | None = Field(default=None, ge=-90, le=90)
+    longitude: RealNumber | None = Field(default=None, ge=-180, le=180)
+    latitude: RealNumber | None = Field(default=None, ge=-90, le=90)
 
 
 class AgentIn(RequestModel):
@@ -82,8 +85,8 @@ class RegisterTicket(RequestModel):
     content: LongText
     occurred_at: Moment | None = None
     place: PlaceIn | None = None
-    elements: dict[Code, ElementValue] = Field(default_factory=dict, max_length=64)
-    amount: Amount | None = None
+    elements: Elements = Field(default_factory=dict)
+    amount: Yuan | None = None
     agent: AgentIn | None = None
     call_serial: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9\-]+$")] | None = None
     flags: list[Code] = Field(default_factory=list, max_length=32)
@@ -113,8 +116,8 @@ class SupplementTicket(RequestModel):
     contact_suspended_at: Moment | None = None
     occurred_at: Moment | None = None
     place: PlaceIn | None = None
-    elements: dict[Code, ElementValue] = Field(default_factory=dict, max_length=64)
-    amount: Amount | None = None
+    elements: Elements = Field(default_factory=dict)
+    amount: Yuan | None = None
     call_serial: Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9\-]+$")] | None = None
     flags: list[Code] | None = Field(default=None, max_length=32)
     note: ShortText | None = None
@@ -137,10 +140,18 @@ class SearchTickets(RequestModel):
 
 
 class EraseCustomer(RequestModel):
-    """The phone in a body, so that it never stands in a URL."""
+    """The phone in a body, so that it never stands in a URL; or the key of an erasure to be repeated, after a backup
+    from before it was restored."""
 
-    phone: Phone
+    phone: Phone | None = None
+    customer_key: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = None
     reason: ShortText = Field(description="kept in the audit trail, with numbers masked")
+
+    @model_validator(mode="after")
+    def _one_customer(self) -> Self:
+        if (self.phone is None) == (self.customer_key is None):
+            raise ValueError("exactly one of phone and customer_key is needed")
+        return self
 
 
 class Erased(BaseModel):

@@ -9,28 +9,28 @@ from pydantic import BaseModel, Field, StringConstraints
 from services.review.domain import ApprovalStatus, ReviewStatus
 from shared.contracts.review import Finding
 from shared.contracts.ticket import TicketSnapshot
-from shared.http.fields import Code, Note, RequestModel
+from shared.http.fields import Code, Count, Note, RequestModel, YesNo
 
 
 class ClaimNext(RequestModel):
-    count: int = Field(default=1, ge=1, le=50)
+    count: Count = Field(default=1, ge=1, le=50)
 
 
 class Approve(RequestModel):
-    branch: Code | None = Field(default=None, description="only to overrule the routing rules")
+    branch: Code | None = Field(default=None, description="only to overrule the routing rules", examples=["jinan"])
     note: Note | None = None
 
 
 class Return(RequestModel):
-    reason_code: Code = Field(description="a return reason of the pack, such as RT_ELEMENTS_INCOMPLETE")
+    reason_code: Code = Field(description="a return reason of the pack", examples=["RT_ELEMENTS_INCOMPLETE"])
     missing: list[Code] = Field(default_factory=list, max_length=32)
     note: Note | None = None
 
 
 class Reclassify(RequestModel):
-    kind: Code | None = None
-    category: Code | None = None
-    add_classes: list[Code] = Field(default_factory=list, max_length=16)
+    kind: Code | None = Field(default=None, examples=["complaint"])
+    category: Code | None = Field(default=None, examples=["network.coverage.indoor"])
+    add_classes: list[Code] = Field(default_factory=list, max_length=16, examples=[["major"]])
     remove_classes: list[Code] = Field(default_factory=list, max_length=16)
 
 
@@ -42,7 +42,7 @@ class Merge(RequestModel):
 
 
 class Opinion(RequestModel):
-    granted: bool
+    granted: YesNo
     opinion: Note
 
 

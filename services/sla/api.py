@@ -1,6 +1,6 @@
 """sla over HTTP: parse, one use case, answer."""
 
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -31,6 +31,7 @@ from services.sla.usecases.desk import Desk
 from shared.database.engine import Database, Transaction
 from shared.errors import NotFound
 from shared.http.auth import Principal, allow
+from shared.http.fields import Day
 from shared.http.idempotency import IdempotencyKey, answer_once
 from shared.http.keys import Role
 from shared.http.paging import MAX_PAGE, Cursor, Limit, cursor_out, read_cursor
@@ -161,7 +162,7 @@ def routes(desk: Desk, database: Database) -> APIRouter:
 
     @router.put("/calendar/{day}", tags=["calendar"], summary="Say whether a day is worked", response_model=DayView)
     async def set_day(
-        day: Annotated[date, Path(examples=["2026-10-10"])], request: SetDay, principal: Keeper
+        day: Annotated[Day, Path(examples=["2026-10-10"])], request: SetDay, principal: Keeper
     ) -> DayView:
         """Clocks that begin from now on reckon with it; running ones keep their deadline, unless it is provisional and
         the year is published by it."""

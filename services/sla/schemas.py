@@ -10,7 +10,7 @@ from services.sla.domain.records import ClockState, EscalationStatus, IncidentSt
 from shared.contracts.dispatch import Label
 from shared.contracts.sla import EscalationRaised
 from shared.contracts.ticket import TicketRef
-from shared.http.fields import ShortText
+from shared.http.fields import ShortText, YesNo
 from shared.policy import Pack
 
 STATES = {
@@ -28,7 +28,7 @@ BECAUSE = {
 class SetDay(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    working: bool
+    working: YesNo
     source: ShortText = Field(description="the document that says so", examples=["国办发明电〔2026〕12号"])
 
 

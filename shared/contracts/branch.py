@@ -11,7 +11,7 @@ from typing import ClassVar
 from pydantic import ConfigDict, Field
 
 from shared.contracts.dispatch import Reply
-from shared.contracts.ticket import Contract
+from shared.contracts.ticket import Contract, MaybeText, Text
 from shared.contracts.topics import BRANCH_REPLIES
 
 TEXT_LIMIT = 4000
@@ -35,7 +35,7 @@ class AcceptOrder(Command):
 class ProgressOrder(Command):
     TYPE: ClassVar = "order.progress"
 
-    note: str = Field(min_length=1, max_length=TEXT_LIMIT)
+    note: Text = Field(min_length=1, max_length=TEXT_LIMIT)
     contacted_at: datetime | None = None
     marks: tuple[str, ...] = ()
 
@@ -50,11 +50,11 @@ class ReturnOrder(Command):
     TYPE: ClassVar = "order.return"
 
     reason_code: str = Field(max_length=64)
-    note: str | None = Field(default=None, max_length=TEXT_LIMIT)
+    note: MaybeText = Field(default=None, max_length=TEXT_LIMIT)
 
 
 class TransferOrder(Command):
     TYPE: ClassVar = "order.transfer"
 
     to_branch: str = Field(max_length=64)
-    reason: str = Field(min_length=1, max_length=TEXT_LIMIT)
+    reason: Text = Field(min_length=1, max_length=TEXT_LIMIT)

@@ -6,11 +6,19 @@ subject's version at the publisher, counted 1, 2, 3 … without holes. Commands 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 SPEC_VERSION = "1.0"
 SOURCE_PREFIX = "/gongdan/"
+
+# What is read; other headers are a broker's or a tool's own.
+READ = frozenset(
+    {
+        *("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_subject", "ce_time", "ce_sequence", "ce_dataschema"),
+        "traceparent",
+    }
+)
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -64,6 +72,8 @@ def read_envelope(headers: Iterable[tuple[str, bytes]]) -> Envelope:
     """Read a record's headers. Raises `MalformedEnvelope`, naming the attribute."""
     values: dict[str, str] = {}
     for name, value in headers:
+        if name not in READ:
+            continue
         try:
             values[name] = value.decode()
         except (UnicodeDecodeError, AttributeError):
@@ -80,6 +90,8 @@ def read_envelope(headers: Iterable[tuple[str, bytes]]) -> Envelope:
     sequence = values.get("ce_sequence")
     try:
         time = datetime.fromisoformat(required("ce_time"))
+        if time.tzinfo is not None:
+            time.astimezone(UTC)  # overflows at the ends of the calendar
         envelope = Envelope(
             event_id=UUID(required("ce_id")),
             source=required("ce_source"),

@@ -31,7 +31,7 @@ Yuan = Annotated[Decimal, Field(max_digits=14, decimal_places=2)]
 class Contract(BaseModel):
     """Base of everything on the wire: immutable, and tolerant of fields that a newer producer adds."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class Basis(Contract):

@@ -5,6 +5,7 @@ depth of bodies, trace context, metrics. `shared.http.protocol` holds what conce
 """
 
 import re
+import resource
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -27,6 +28,10 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_LIMIT_BYTES = 256 * 1024
 JSON_DEPTH = 32
+# Refused connections that may wait at once to read their 503; more are dropped without a word.
+REFUSED_AT_ONCE = 100
+# What a process opens besides its clients' connections: databases, the broker, logs.
+OTHER_FILES = 200
 
 # A string is stepped over as a whole, closed or not, so that the scan takes one step a token and never goes back.
 _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
@@ -56,6 +61,15 @@ class Limits:
             unread_seconds=settings.http_unread_seconds,
             streamed=streamed,
         )
+
+
+def allow_files(limits: Limits) -> None:
+    """Raise this process's limit of open files, as far as it may, to what the connections need and some more."""
+    needed = limits.connections + REFUSED_AT_ONCE + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def too_deep(body: bytes) -> bool:

@@ -1,16 +1,19 @@
 """Errors as problem details (RFC 9457): a stable `code`, and a JSON pointer to each field at fault."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from shared.errors import DomainError, ErrorKind, Transient
 from shared.privacy import mask
@@ -39,6 +42,7 @@ TITLES = {
     503: "Not available for now",
 }
 
+_NAME = re.compile(r"[A-Za-z0-9_.:\-]{1,128}")
 # SQLSTATE: character not in repertoire, untranslatable character.
 NOT_STORABLE = ("22021", "22P05")
 HTTP_CODES = {
@@ -95,16 +99,18 @@ def problem(
         title=TITLES.get(status, "Error"),
         status=status,
         code=code,
-        # A detail may quote what was given.
         detail=mask(detail),
-        errors=[
-            field.model_copy(update={"pointer": mask(field.pointer), "detail": mask(field.detail)}) for field in errors
-        ],
+        errors=masked(errors),
         trace_id=trace_id(),
     )
     return Response(
         orjson.dumps(body.model_dump(exclude_none=True)), status_code=status, media_type=MEDIA_TYPE, headers=headers
     )
+
+
+def masked(errors: Iterable[FieldError]) -> list[FieldError]:
+    """As they may be shown: a detail, and even the name of a field, may quote what was given."""
+    return [error.model_copy(update={"pointer": mask(error.pointer), "detail": mask(error.detail)}) for error in errors]
 
 
 def unavailable(detail: str, code: str = "unavailable") -> Response:
@@ -115,12 +121,13 @@ def pointer(location: Sequence[Any], body: Any = None) -> str:
     """A JSON pointer (RFC 6901) from a validation error's location; query and header fields keep their part's name.
 
     Where a field may be of several types, the location also names the type that was tried; such a step leads nowhere in
-    the body and is left out. The last step may be a member that is missing.
+    the body and is left out. The last step may be a member that is missing. A name that no field of ours could have is
+    shown as `*`: it may be anybody's.
     """
     steps = list(location)
     if steps and steps[0] == "body":
         steps = list(_within(body, steps[1:]))
-    return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in steps) or "/"
+    return "".join(f"/{step}" if _NAME.fullmatch(str(step)) else "/*" for step in steps) or "/"
 
 
 def _within(node: Any, steps: Sequence[Any]) -> Iterator[Any]:
@@ -154,6 +161,18 @@ def invalid(errors: Sequence[Any], body: Any) -> tuple[int, str, str, list[Field
     return 422, "invalid_request", "; ".join(f"{f.pointer}: {f.detail}" for f in fields[:3]), fields
 
 
+def methods_at(app: FastAPI, path: str) -> list[str]:
+    """Every method that some route answers at this path (RFC 9110, section 10.2.1). One route knows its own only."""
+    return sorted(
+        {
+            method
+            for route in iter_route_contexts(app.routes)
+            if route.path and route.methods and compile_path(route.path)[0].match(path)
+            for method in route.methods
+        }
+    )
+
+
 def install(app: FastAPI) -> None:
     """Render every error of an app as a problem."""
 
@@ -166,9 +185,12 @@ def install(app: FastAPI) -> None:
         return problem(*invalid(error.errors(), error.body))
 
     @app.exception_handler(HTTPException)
-    async def on_http(_: Request, error: HTTPException) -> Response:
+    async def on_http(request: Request, error: HTTPException) -> Response:
         code = error.code if isinstance(error, Refused) else HTTP_CODES.get(error.status_code, "http_error")
-        return problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(methods_at(app, request.url.path))
+        return problem(error.status_code, code, str(error.detail), headers=headers)
 
     @app.exception_handler(Transient)
     async def on_transient(_: Request, error: Transient) -> Response:

@@ -7,7 +7,6 @@ which arrives in one piece, sets none. `shared.service` hands `bounded(...)` to 
 
 import asyncio
 import itertools
-import resource
 from collections import deque
 from enum import Enum, auto
 from typing import Any, cast
@@ -15,16 +14,12 @@ from typing import Any, cast
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from shared.http.limits import BODY_LIMIT_BYTES, Limits
+from shared.http.limits import BODY_LIMIT_BYTES, REFUSED_AT_ONCE, Limits
 from shared.http.problems import RETRY_AFTER_SECONDS, problem
 from shared.telemetry import metrics
 
 HEADER_LIMIT_BYTES = 16 * 1024
 PIPELINED = 16
-# What a process opens besides its clients' connections: databases, the broker, logs.
-OTHER_FILES = 200
-# Refused connections that may wait at once to read their 503; more are dropped without a word.
-REFUSED_AT_ONCE = 100
 # What chunk sizes, extensions and trailers may take: they are no body, so the body's limit does not see them.
 FRAMING_BYTES = 16 * 1024
 FRAMING_BYTES_PER_BODY_BYTE = 16
@@ -61,8 +56,12 @@ class _Exit:
 
     def __init__(self, transport: asyncio.Transport, protocol: "BoundedProtocol") -> None:
         self._protocol = protocol
-        self.write = transport.write
-        self.get_extra_info = transport.get_extra_info
+        self._write = transport.write
+
+    def write(self, data: bytes) -> None:
+        # uvicorn tells only the last of several pipelined requests that the client is gone; uvloop then raises.
+        if not self._protocol.leaving:
+            self._write(data)
 
     def close(self) -> None:
         self._protocol.leave(linger=False)
@@ -282,15 +281,6 @@ _HEADERS_TOO_LARGE = (431, "headers_too_large", f"address and headers may have a
 def bounded(limits: Limits) -> type[BoundedProtocol]:
     """The protocol with these limits, as `uvicorn.Config(http=...)` takes it."""
     return type("BoundedProtocol", (BoundedProtocol,), {"limits": limits})
-
-
-def allow_files(limits: Limits) -> None:
-    """Raise this process's limit of open files, as far as it may, to what the connections need and some more."""
-    needed = limits.connections + REFUSED_AT_ONCE + OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _answer(status: int, code: str, detail: str) -> bytes:

@@ -51,6 +51,8 @@ BACKOFF_SECONDS = 0.5
 ANSWER_SECONDS = 30.0
 DEAD_IN_A_ROW_LIMIT = 50
 STALL_SECONDS = 60.0
+# Stands for the log's identity where the log no longer holds the next record.
+TRIMMED = ""
 # A replay asks for a little more than it must; versions drop what was seen.
 REPLAY_MARGIN = timedelta(seconds=60)
 
@@ -90,7 +92,7 @@ class Consumer(Generic[State]):
         self.applier = Applier(service, projection, database)
         self._positions: dict[TopicPartition, Position] = {}
         self._reading: set[TopicPartition] = set()
-        self._paused: dict[str, pauses.Pause] = {}
+        self._pauses = pauses.Pauses()
         self._dead_in_a_row = 0
         self._progress_at = time.monotonic()
         self.lag = 0
@@ -116,8 +118,11 @@ class Consumer(Generic[State]):
                         continue
                     await self._take_batch()
                 except OffsetOutOfRangeError as error:
-                    lost = [partition for partition in error.args[0] if partition in self._positions]
-                    await self._start_again(lost, "the log no longer holds the next record")
+                    # Trimmed or made anew: the watch must have looked before anybody is asked for a replay.
+                    await self._watch.asked_again()
+                    for partition in self._positions.keys() & set(error.args[0]):
+                        self._positions[partition] = self._positions[partition]._replace(incarnation=TRIMMED)
+                    next_share = 0.0
                 except UnicodeDecodeError:
                     await self._step_over_unreadable()
                 except OwnershipLost:
@@ -144,20 +149,17 @@ class Consumer(Generic[State]):
             await self._assign(mine, incarnation)
         void = [partition for partition, at in self._positions.items() if at.incarnation != incarnation]
         if void:
-            await self._start_again(void, "the log is another one")
+            trimmed = all(self._positions[partition].incarnation == TRIMMED for partition in void)
+            await self._start_again(void, "the log lost the next record" if trimmed else "the log is another one")
 
     async def _look_for_pauses(self) -> None:
-        self._paused = await self._database.read(pauses.pauses)
-        everything = self._paused.get(pauses.ALL)
-        stopped = everything is not None and everything.paused_by == pauses.STOPPED_BY
-        if self.failure is not None and not stopped:
+        await self._pauses.look(self._database)
+        if self.failure is not None and self._pauses.stop is None:
             self._dead_in_a_row = 0
-        self.failure = everything.reason if everything is not None and stopped else None
-        metrics.consumer_paused.set(len(self._paused) - stopped)
-        metrics.consumer_stopped.set(stopped)
+        self.failure = self._pauses.stop
 
     def _unpaused(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
-        return {partition for partition in partitions if pauses.pause_of(self._paused, partition.topic) is None}
+        return {partition for partition in partitions if not self._pauses.hold(partition.topic)}
 
     async def _assign(self, mine: set[TopicPartition], incarnation: str) -> None:
         self._reading = self._unpaused(mine)
@@ -182,20 +184,13 @@ class Consumer(Generic[State]):
         consumer = await self._reader.connected()
         incarnation = await self._watch.known()
         beginnings = await within(ANSWER_SECONDS, consumer.beginning_offsets(partitions))
+        applied = {each: at.record_at if (at := self._positions.get(each)) else None for each in partitions}
         since: dict[str, datetime | None] = {}
-        for partition in partitions:
-            at = self._positions.get(partition)
-            applied = at.record_at - REPLAY_MARGIN if at is not None and at.record_at is not None else None
-            earlier = since.get(partition.topic, applied)
-            since[partition.topic] = None if applied is None or earlier is None else min(earlier, applied)
-        fresh = {
-            partition: Position(
-                beginnings[partition],
-                incarnation,
-                at.record_at if (at := self._positions.get(partition)) is not None else None,
-            )
-            for partition in partitions
-        }
+        for partition, moment in applied.items():
+            enough = moment - REPLAY_MARGIN if moment is not None else None
+            earlier = since.get(partition.topic, enough)
+            since[partition.topic] = None if enough is None or earlier is None else min(earlier, enough)
+        fresh = {each: Position(beginnings[each], incarnation, applied[each]) for each in partitions}
 
         async def store(transaction: Transaction) -> None:
             for partition, position in fresh.items():
@@ -230,7 +225,8 @@ class Consumer(Generic[State]):
     # ---- applying ------------------------------------------------------------------------------------------------
 
     async def _store(self, records: Sequence[Record]) -> None:
-        """Apply a batch in one transaction; if a record in it is bad, each record in its own."""
+        """Apply a batch in one transaction; if a record in it is bad, each half by itself, and so on down to that one:
+        the others cost a few transactions more, not one each."""
         try:
             await self._apply(records)
             self._dead_in_a_row = 0
@@ -238,20 +234,15 @@ class Consumer(Generic[State]):
         except (Transient, OwnershipLost):
             raise
         except Exception as error:
-            if len(records) > 1:
-                log.info("a batch is taken record by record", extra={"error": type(error).__name__})
-        for record in records:
+            if len(records) == 1:
+                await self._bury(records[0], error)
+                return
+            log.info("a batch is taken in halves", extra={"error": type(error).__name__})
+        middle = len(records) // 2
+        for half in (records[:middle], records[middle:]):
             reach("consumer.next_record")
-            try:
-                await self._apply([record])
-                self._dead_in_a_row = 0
-            except (Transient, OwnershipLost):
-                raise
-            except Exception as error:
-                await self._bury(record, error)
-                if self.failure is not None:
-                    log.critical("reading stopped", extra={"error": self.failure})
-                    return
+            if self.failure is None:
+                await self._store(half)
 
     async def _apply(self, records: Sequence[Record]) -> None:
         events = [self.applier.decode(record) for record in records]
@@ -312,6 +303,8 @@ class Consumer(Generic[State]):
             self._positions[TopicPartition(topic, number)] = after
         metrics.events_dead.labels(record.topic).inc()
         self._dead_in_a_row, self.failure = dead_in_a_row, failure
+        if failure is not None:
+            log.critical("reading stopped", extra={"error": failure})
 
     async def _step_over_unreadable(self) -> None:
         """aiokafka cannot read a header whose name is not UTF-8 and stands before that record for ever: read one record
@@ -348,7 +341,7 @@ class Consumer(Generic[State]):
             by_topic: dict[str, int] = defaultdict(int)
             for partition, end in ends.items():
                 by_topic[partition.topic] += max(0, end - positions[partition].next_offset)
-            self.lag = sum(behind for topic, behind in by_topic.items() if not pauses.pause_of(self._paused, topic))
+            self.lag = sum(behind for topic, behind in by_topic.items() if not self._pauses.hold(topic))
             for topic, behind in by_topic.items():
                 metrics.consumer_lag.labels(topic).set(behind)
             if self.lag == 0 or self.failure is not None or not self._watch.reachable:

@@ -13,9 +13,10 @@ from shared.contracts.registry import COMMANDS, MODELS
 from shared.contracts.topics import producers_of
 from shared.errors import Poison
 
-_TYPE = re.compile(r"[a-z_.]{1,64}")
 SCHEMA_VERSION = 1
 ERRORS_SHOWN = 3
+_TYPE = re.compile(r"[a-z]{1,32}\.[a-z]{1,32}")
+_FIELD = re.compile(r"[a-z][a-z_]{0,31}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,11 @@ class Event:
         return self.envelope.time
 
 
+def _shown(step: str | int) -> str:
+    """A step of a place. A name that does not look like a field's is the sender's own, and may be anybody's data."""
+    return str(step) if isinstance(step, int) or _FIELD.fullmatch(step) else "*"
+
+
 def decode(record: Record, wanted: frozenset[str]) -> Event:
     """Decode a record; the data only when its type is in `wanted`.
 
@@ -77,9 +83,8 @@ def decode(record: Record, wanted: frozenset[str]) -> Event:
         raise Poison(f"not a CloudEvent: {error}") from None
     model = MODELS.get(envelope.type)
     if model is None:
-        # Named only when it looks like one: a record from outside may hold anything.
-        name = repr(envelope.type) if _TYPE.fullmatch(envelope.type) else "with a strange name"
-        raise Poison(f"unknown event type {name}")
+        shown = envelope.type if _TYPE.fullmatch(envelope.type) else "of another form"
+        raise Poison(f"unknown event type {shown}")
     if envelope.schema_version != SCHEMA_VERSION:
         raise Poison(f"{envelope.type} version {envelope.schema_version} is not known here")
     if envelope.type in COMMANDS:
@@ -101,7 +106,7 @@ def decode(record: Record, wanted: frozenset[str]) -> Event:
         return Event(envelope, model.model_validate_json(record.value), record)
     except ValidationError as error:
         places = "; ".join(
-            f"/{'/'.join(str(step) for step in item['loc'])}: {item['type']}"
+            f"/{'/'.join(_shown(step) for step in item['loc'])}: {item['type']}"
             for item in error.errors(include_input=False, include_url=False, include_context=False)[:ERRORS_SHOWN]
         )
         raise Poison(f"{envelope.type} has the wrong form: {places}") from None

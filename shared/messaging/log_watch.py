@@ -31,7 +31,7 @@ class LogWatch:
         self._broker = broker
         self._consumer: AIOKafkaConsumer | None = None
         self._answered = -UNREACHABLE_SECONDS
-        self._changed = asyncio.Event()
+        self._heard = asyncio.Event()
         self.incarnation: str | None = None
         self.refused: str | None = None
         """Why the broker will not have us (password, certificate, rights), while that is so."""
@@ -43,9 +43,15 @@ class LogWatch:
     async def known(self) -> str:
         """The incarnation, waiting for the first answer."""
         while self.incarnation is None:
-            await self._changed.wait()
-            self._changed.clear()
+            await self._heard.wait()
         return self.incarnation
+
+    async def asked_again(self) -> None:
+        """Wait until the broker has named its incarnation once more."""
+        since = time.monotonic()
+        while self._answered < since:
+            self._heard.clear()
+            await self._heard.wait()
 
     async def ends(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         """The next offset that will be written, by partition; empty while the broker is away."""
@@ -94,7 +100,7 @@ class LogWatch:
                 metrics.log_changes.inc()
                 log.warning("the log is another one", extra={"incarnation": incarnation})
             self.incarnation = incarnation
-            self._changed.set()
+        self._heard.set()
 
     async def _ask_why(self, error: Exception) -> None:
         before, self.refused = self.refused, reason_of(error) or await self._broker.refusal()

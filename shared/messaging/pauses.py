@@ -11,7 +11,8 @@ from typing import NamedTuple
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.database.engine import Transaction
+from shared.database.engine import Database, Transaction
+from shared.telemetry import metrics
 
 ALL = "*"
 """Stands for every topic."""
@@ -35,6 +36,27 @@ async def pauses(connection: AsyncConnection) -> dict[str, Pause]:
 def pause_of(found: Mapping[str, Pause], topic: str) -> Pause | None:
     """What keeps this topic from being read, if anything."""
     return found.get(ALL) or found.get(topic)
+
+
+class Pauses:
+    """The pauses as one process knows them, since it last looked."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Pause] = {}
+
+    async def look(self, database: Database) -> None:
+        self._found = await database.read(pauses)
+        metrics.consumer_paused.set(len(self._found) - (self.stop is not None))
+        metrics.consumer_stopped.set(self.stop is not None)
+
+    @property
+    def stop(self) -> str | None:
+        """Why reading stopped by itself, where it did."""
+        found = self._found.get(ALL)
+        return found.reason if found is not None and found.paused_by == STOPPED_BY else None
+
+    def hold(self, topic: str) -> bool:
+        return pause_of(self._found, topic) is not None
 
 
 async def pause(transaction: Transaction, topic: str, *, actor: str, reason: str) -> None:

@@ -25,6 +25,7 @@ _KEEP = text(
     " VALUES (:subject, :publisher, :version, :time, :topic, :partition, :offset, :headers, :payload)"
     " ON CONFLICT DO NOTHING"
 )
+_FORGET_ERASED = text("DELETE FROM history WHERE subject IN (SELECT subject FROM erased_subjects)")
 _TAKE = text(
     "WITH next AS (SELECT time, publisher, subject, version FROM history"
     " ORDER BY time, publisher, subject, version LIMIT :count)"
@@ -114,6 +115,7 @@ class History:
         if rows:
             async with shadow.transaction() as transaction:
                 await transaction.connection.execute(_KEEP, rows)
+                await transaction.connection.execute(_FORGET_ERASED)
 
     async def take(self, shadow: Database) -> list[Record]:
         """The next records by time, which leave the table; none when it is empty."""

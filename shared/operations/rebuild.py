@@ -7,6 +7,7 @@ both sides know exactly the same versions. The service goes on meanwhile.
 What must stay true:
 * the shadow's connections see the schema `rebuild` alone, so that nothing can be written to a living table by mistake;
 * compared and replaced is only a subject whose versions are the same on both sides, in one snapshot or under its lock;
+* what was erased stays erased: such a subject is neither built nor compared;
 * what is no longer in the log (retention, or the embedded broker's 5 MiB a partition) cannot be built again: such a
   subject is counted as incomplete and left as it is.
 """
@@ -212,6 +213,7 @@ async def _make_shadow(connection: AsyncConnection, tables: Sequence[Table], sta
         )
     await connection.execute(text(f"CREATE UNLOGGED TABLE {SCHEMA}.comparable (subject uuid PRIMARY KEY)"))
     await connection.execute(text(History.TABLE.format(schema=SCHEMA)))
+    await connection.execute(text(f"INSERT INTO {SCHEMA}.erased_subjects SELECT * FROM erased_subjects"))  # noqa: S608
     await connection.execute(text(state.seed))
 
 
@@ -253,7 +255,7 @@ def _unequal(state: ReadState, where: str) -> str:
 def _comparable(state: ReadState, where: str = "") -> str:
     return (
         f"INSERT INTO {SCHEMA}.comparable SELECT subject FROM ({state.versions}) AS known {where}"  # noqa: S608
-        f" EXCEPT SELECT subject FROM ({_unequal(state, where)}) AS unequal"
+        f" EXCEPT SELECT subject FROM ({_unequal(state, where)}) AS unequal EXCEPT SELECT subject FROM erased_subjects"
     )
 
 
@@ -261,7 +263,8 @@ async def _compare(database: Database, state: ReadState) -> Rebuilt:
     """In one snapshot, so that what arrives meanwhile is seen by all of it or by none."""
     left = (
         f"SELECT subject, bool_or(missing) AS missing FROM ({_unequal(state, '')}) AS unequal"  # noqa: S608
-        f" WHERE subject IN (SELECT subject FROM ({state.versions}) AS known) GROUP BY subject ORDER BY subject"
+        f" WHERE subject IN (SELECT subject FROM ({state.versions}) AS known)"
+        " AND subject NOT IN (SELECT subject FROM erased_subjects) GROUP BY subject ORDER BY subject"
     )
     async with database.transaction() as transaction:
         connection = transaction.connection

@@ -9,12 +9,13 @@ missing, and a missing fact matches nothing but `missing`, `present: false` and 
 The facts are handed over as a mapping that answers None for what is not known, never with `KeyError`.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from shared.policy.parts import compiled
 
 Facts = Mapping[str, object]
 Test = Callable[[Facts], bool]
@@ -146,13 +147,8 @@ class When:
                 raise _error("an empty matcher matches nothing", *path)
             parts = tuple(self._keyed(fact, key, value, (*path, key)) for key, value in raw.items())
             return parts[0] if len(parts) == 1 else (lambda value: all([part(value) for part in parts]))
-        values = raw if isinstance(raw, list) else [raw]
-        for value in values:
-            if value is None or isinstance(value, list | Mapping):
-                raise _error("a list may hold only text, numbers and booleans; use missing: true for nothing", *path)
-            self.uses.append((fact, value, path))
-        if not values:
-            raise _error("an empty list matches nothing", *path)
+        values = _scalars(raw, path)
+        self.uses += [(fact, value, path) for value in values]
         if len(values) == 1 and values[0] is True:
             return lambda value: value is True
         if len(values) == 1:
@@ -172,13 +168,13 @@ class When:
             wanted = raw if key == "missing" else not raw
             return lambda value: _is_missing(value) is wanted
         if key == "under":
-            codes = tuple(raw) if isinstance(raw, list) else (raw,)
+            codes = _scalars(raw, path)
             self.uses += [(fact, code, path) for code in codes]
             below = tuple(f"{code}." for code in codes)
             # A dot more on both sides makes "is it" and "is it below" one test.
             return lambda value: isinstance(value, str) and f"{value}.".startswith(below)
         if key == "contains":
-            items = frozenset(raw if isinstance(raw, list) else [raw])
+            items = frozenset(_scalars(raw, path))
             self.uses += [(fact, item, path) for item in items]
             return lambda value: isinstance(value, tuple | list) and not items.isdisjoint(value)
         self.uses.append((fact, None, path))
@@ -200,11 +196,22 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
+def _scalars(raw: object, path: tuple[str | int, ...]) -> list[Any]:
+    values = raw if isinstance(raw, list) else [raw]
+    if any(value is None or isinstance(value, list | Mapping) for value in values):
+        raise _error("a list may hold only text, numbers and booleans; use missing: true for nothing", *path)
+    if not values:
+        raise _error("an empty list matches nothing", *path)
+    return values
+
+
 def _matches(raw: object, path: tuple[str | int, ...]) -> Matcher:
+    if not isinstance(raw, str):
+        raise _error("matches takes a regular expression as text", *path)
     try:
-        search = re.compile(str(raw)).search
-    except re.error as error:
-        raise _error(f"not a regular expression: {error}", *path) from None
+        search = compiled(raw).search
+    except ValueError as error:
+        raise _error(str(error), *path) from None
     return lambda value: isinstance(value, str) and search(value) is not None
 
 

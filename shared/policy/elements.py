@@ -1,24 +1,11 @@
 """Dispatch elements: what a ticket must say so that a branch can act, and how the text shows that it does."""
 
-import re
 from collections.abc import Callable
 from functools import cached_property
-from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import model_validator
 
-from shared.policy.parts import Code, Label, Part
-
-
-def _compiles(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
-    return value
-
-
-Pattern = Annotated[str, AfterValidator(_compiles)]
+from shared.policy.parts import Code, Label, Part, Pattern, compiled
 
 
 class ElementSpec(Part):
@@ -34,6 +21,11 @@ class ElementSpec(Part):
     cannot_be_given: tuple[Pattern, ...] = ()
     cites: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _patterns_fit_together(self) -> "ElementSpec":
+        _ = (self.found_in, self.refused_in)
+        return self
+
     @cached_property
     def found_in(self) -> Callable[[str], object]:
         return _searcher(self.given_in_text)
@@ -47,4 +39,4 @@ def _searcher(patterns: tuple[str, ...]) -> Callable[[str], object]:
     """One search over all patterns; a text that matches gives something true."""
     if not patterns:
         return lambda text: None
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns)).search
+    return compiled("|".join(f"(?:{pattern})" for pattern in patterns)).search

@@ -127,6 +127,8 @@ class Pack(Part):
     @classmethod
     def _hours_in_order(cls, value: tuple[tuple[time, time], ...]) -> tuple[tuple[time, time], ...]:
         flat = [moment for span in value for moment in span]
+        if any(moment.tzinfo is not None for moment in flat):
+            raise ValueError("working hours are written as 08:30, without an offset")
         if any(later <= earlier for earlier, later in pairwise(flat)):
             raise ValueError("working hours must be in order and must not overlap")
         return value

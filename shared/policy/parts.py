@@ -1,13 +1,34 @@
 """The base of everything in a pack: immutable, and an unknown field is an error."""
 
+import re
+import warnings
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from shared.contracts import dispatch as contracts
 
 Code = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_]*$", max_length=64)]
 """An id or one segment of a category path; never a dot, because dots join paths."""
+
+
+def compiled(text: str) -> re.Pattern[str]:
+    """Raises `ValueError` for what is no regular expression, or one that a later Python reads in another way."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return re.compile(text)
+        except (re.error, OverflowError, RecursionError, Warning) as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+
+
+def _compiles(value: str) -> str:
+    # As it stands among others in one search: flags for the whole expression would be refused there.
+    compiled(f"(?:{value})")
+    return value
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
 
 
 class Part(BaseModel):

@@ -17,6 +17,10 @@ from shared.policy.model import Pack
 PACKS = Path(__file__).with_name("packs")
 FILE_NAME = "pack.yaml"
 MAX_ERRORS = 20
+# What a pack may hold. Aliases make many parts of few, so it is the parts that are counted, not the bytes only.
+MAX_BYTES = 4 * 1024 * 1024
+MAX_PARTS = 100_000
+MAX_DEPTH = 40
 
 Keys = tuple[str | int, ...]
 
@@ -37,6 +41,7 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?[0-9]+\.[0-9]+", list("-+0123456789")),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str"))
 
 
 @cache
@@ -54,6 +59,8 @@ def load_pack_file(path: Path) -> Pack:
     """The pack in one file. Raises: `PackError`."""
     shown = f"{path.parent.name}/{path.name}"
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise PackError(f"{shown}: larger than {MAX_BYTES} bytes")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PackError(f"{shown}: cannot be read: {error.__class__.__name__}") from None
@@ -69,6 +76,7 @@ def parse(text: str, shown: str) -> tuple[Any, dict[Keys, int]]:
     """The data of a YAML text, and the line (from 1) of every key and item. Raises: `PackError`."""
     lines: dict[Keys, int] = {}
     try:
+        _check_depth(text, shown)
         loader = _Loader(text)
         try:
             return _build(loader, loader.get_single_node(), (), lines, shown), lines
@@ -81,14 +89,27 @@ def parse(text: str, shown: str) -> tuple[Any, dict[Keys, int]]:
         raise PackError(f"{shown}:1: not YAML: {error}") from None
 
 
+def _check_depth(text: str, shown: str) -> None:
+    """Before the tree is made, which takes a call a level."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            mark = event.start_mark
+            raise PackError(f"{shown}:{mark.line + 1 if mark else 1}: nested deeper than {MAX_DEPTH} levels")
+
+
 def _build(loader: Any, node: Any, path: Keys, lines: dict[Keys, int], shown: str) -> Any:
     if node is None:
         return None
-    lines.setdefault(path, node.start_mark.line + 1)
+    line = node.start_mark.line + 1
+    lines.setdefault(path, line)
+    if len(path) > MAX_DEPTH or len(lines) > MAX_PARTS:
+        raise PackError(f"{shown}:{line}: with its aliases it is too deep or has too many parts")
     if isinstance(node, yaml.SequenceNode):
         return [_build(loader, item, (*path, index), lines, shown) for index, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node, deep=True)
+        return _scalar(loader, node, f"{shown}:{line}: {_dotted(path)}")
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key, line = key_node.value, key_node.start_mark.line + 1
@@ -99,6 +120,15 @@ def _build(loader: Any, node: Any, path: Keys, lines: dict[Keys, int], shown: st
         lines[(*path, key)] = line
         result[key] = _build(loader, value_node, (*path, key), lines, shown)
     return result
+
+
+def _scalar(loader: Any, node: Any, place: str) -> Any:
+    if node.tag not in _TAGS:
+        raise PackError(f"{place}: {node.tag} is not a type of a pack")
+    try:
+        return loader.construct_object(node, deep=True)
+    except (ValueError, KeyError):
+        raise PackError(f"{place}: not of the type that its tag or its form says") from None
 
 
 def _problem(shown: str, lines: dict[Keys, int], item: Any) -> str:

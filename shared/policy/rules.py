@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from shared.contracts.dispatch import Satisfaction
 from shared.policy.conditions import When
-from shared.policy.parts import Code, Label, Part, RuleModel
+from shared.policy.parts import Code, Label, Part, Pattern, RuleModel
 
 MESSAGE_WORDS = ("missing", "duplicate", "category", "prefix")
 
@@ -67,7 +67,7 @@ class SerialCheck(RuleModel):
     Resubmitted tickets are also compared with the acceptance, because a correction may take days.
     """
 
-    pattern: str
+    pattern: Pattern
     tolerance_minutes: float = Field(gt=0)
     clock_skew_minutes: float = Field(ge=0)
 

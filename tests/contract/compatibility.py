@@ -16,20 +16,21 @@ LOWER = ("minLength", "minItems", "minimum", "exclusiveMinimum")
 
 
 def current_schemas() -> dict[str, Any]:
-    """The JSON schema of each type's data, as a reader checks it: without the words for people."""
-    return {name: _bare(model.model_json_schema(mode="validation")) for name, model in sorted(MODELS.items())}
+    """The JSON schema of each type's data, as a reader checks it."""
+    return {name: bare(model.model_json_schema(mode="validation")) for name, model in sorted(MODELS.items())}
 
 
-def _bare(schema: Any) -> Any:
+def bare(schema: Any) -> Any:
+    """A schema or document without the words for people."""
     if isinstance(schema, list):
-        return [_bare(part) for part in schema]
+        return [bare(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     named = ("properties", "$defs")
     return {
-        word: {name: _bare(part) for name, part in value.items()} if word in named else _bare(value)
+        word: {name: bare(part) for name, part in value.items()} if word in named else bare(value)
         for word, value in schema.items()
-        if word not in ("title", "description")
+        if word not in ("title", "description", "summary", "examples")
     }
 
 
@@ -38,13 +39,14 @@ def breaking_changes(old: Mapping[str, Schema], new: Mapping[str, Schema]) -> li
     found: list[str] = []
     for name, schema in old.items():
         if name in new:
-            found += _compare(schema, new[name], schema, new[name], name)
+            found += compare(schema, new[name], schema, new[name], name)
         else:
             found.append(f"{name}: the type is gone")
     return found
 
 
-def _compare(old: Schema, new: Schema, old_root: Schema, new_root: Schema, place: str) -> list[str]:
+def compare(old: Schema, new: Schema, old_root: Schema, new_root: Schema, place: str) -> list[str]:
+    """What was valid by `old` and is not by `new`. References are looked up in `$defs` of the roots."""
     found: list[str] = []
     candidates = _alternatives(new, new_root)
     for alternative in _alternatives(old, old_root):
@@ -71,7 +73,7 @@ def _compare_one(old: Schema, new: Schema, old_root: Schema, new_root: Schema, p
     for word in ("items", "additionalProperties"):
         before, after = old.get(word), new.get(word)
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found += _compare(before, after, old_root, new_root, f"{place}[]")
+            found += compare(before, after, old_root, new_root, f"{place}[]")
         elif after is False and before is not False:
             found.append(f"{place}: unknown fields are refused now")
     return found
@@ -84,7 +86,7 @@ def _fields(old: Schema, new: Schema, old_root: Schema, new_root: Schema, place:
     found += [f"{place}.{name}: required now" for name in sorted(newly_required)]
     for name in before:
         if name in after:
-            found += _compare(before[name], after[name], old_root, new_root, f"{place}.{name}")
+            found += compare(before[name], after[name], old_root, new_root, f"{place}.{name}")
     return found
 
 

@@ -144,6 +144,7 @@ async def test_a_rebuilt_picture_is_the_living_one_and_repairs_what_was_damaged(
     repaired = told(stack, "rebuild", "intake", "--apply", "--reason", "damaged by a test")
     assert (repaired["differences"], repaired["replaced"]) == (1, 1)
     assert told(stack, *check)["differences"] == 0
+    assert "intact" in console(stack, "audit", "intake")
     row = await database.fetchrow("SELECT branch, order_status FROM tickets WHERE ticket_no = $1", damaged)
     assert tuple(row) == ("jinan", "dispatched")
     assert await database.fetchval("SELECT count(*) FROM pg_namespace WHERE nspname = 'rebuild'") == 0
@@ -153,14 +154,13 @@ async def test_a_rebuilt_picture_is_the_living_one_and_repairs_what_was_damaged(
 
 def give_back_and_supplement(stack: RunningStack, number: str) -> None:
     """The branch returns the order, review returns the ticket, the front line adds to it, and it is sent again."""
+    reason = {"reason_code": "RT_ELEMENTS_INCOMPLETE"}
     with stack.client("branch", "dispatch", "jinan") as branch:
-        answer = branch.post(
-            f"/v1/orders/{number}/return", json={"reason_code": "RT_ELEMENTS_INCOMPLETE", "note": "no address"}
-        )
+        answer = branch.post(f"/v1/orders/{number}/return", json=reason | {"note": "no address"})
         assert answer.status_code == 200, answer.text
     wait_for_status(stack, number, "in_review")
     with stack.client("reviewer", "review") as reviewer:
-        answer = reviewer.post(f"/v1/reviews/{number}/return", json={"reason_code": "RT_ELEMENTS_INCOMPLETE"})
+        answer = reviewer.post(f"/v1/reviews/{number}/return", json=reason)
         assert answer.status_code == 200, answer.text
     wait_for_status(stack, number, "returned")
     with stack.client("front_line", "intake") as front:

@@ -18,12 +18,15 @@ from sqlalchemy.exc import DBAPIError
 
 from services.review.tables import plumbing
 from shared.database.audit import AuditReport, FaultKind, Head, Sealed, seal, verify
+from shared.database.audit_watch import AuditWatch
 from shared.database.engine import Database
 from shared.database.leases import Leases
 from shared.database.sealer import Sealer
+from shared.telemetry import metrics
 from tests.support.parts import Databases
 
 ADD = text("INSERT INTO audit_trail (actor, action, subject, details) VALUES ('rules', 'thing.done', 'thing', '{}')")
+URL = "postgresql://nobody@127.0.0.1:1/nowhere"
 CHANGES = [
     "UPDATE audit_trail SET actor = 'somebody else' WHERE id = 1",
     "DELETE FROM audit_trail WHERE id = 1",
@@ -281,3 +284,29 @@ def test_a_head_is_read_as_it_is_written() -> None:
     for wrong in ("", "12", "x:" + "ab" * 32, "12:ab", "12:" + "zz" * 32):
         with pytest.raises(ValueError, match=r"number:hash|hexadecimal"):
             Head.read(wrong)
+
+
+async def test_the_watch_reads_all_first_then_what_is_new_and_misses_no_cut(trail: Trail) -> None:
+    watch = AuditWatch(trail.database, Leases(URL))
+    assert (await watch.check()).rows == 12
+    await trail.write(3)
+    await trail.seal()
+    assert (await watch.check()).rows == 3, "only what is new"
+    assert metrics.audit_chain_broken._value.get() == 0
+    await trail.as_owner("DELETE FROM audit_seals WHERE number = 4")
+    assert {fault.kind for fault in (await watch.check()).faults} == {FaultKind.seal_missing}
+    assert metrics.audit_chain_broken._value.get() == 1
+    await trail.seal()
+    report = await watch.check()
+    assert ([fault.kind for fault in report.faults], report.rows) == ([FaultKind.other_chain], 15)
+    metrics.audit_chain_broken.set(0)
+
+
+async def test_the_watch_finds_an_old_change_when_it_reads_all(trail: Trail) -> None:
+    watch = AuditWatch(trail.database, Leases(URL))
+    assert (await watch.check()).intact
+    await trail.as_owner("UPDATE audit_trail SET actor = 'somebody else' WHERE id = 1")
+    assert (await watch.check()).intact, "old rows are read once a day"
+    assert [fault.row for fault in (await AuditWatch(trail.database, Leases(URL)).check()).faults] == [1]
+    assert metrics.audit_chain_broken._value.get() == 1
+    metrics.audit_chain_broken.set(0)

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import orjson
 import pytest
 from fastapi.routing import iter_route_contexts
 from sqlalchemy import text
@@ -38,6 +39,11 @@ from tests.support.sla import HOUR, dispatched, registered, running_bench
 from tests.support.snapshots import PACK, snapshot
 from tests.support.tickets import complaint, phone
 
+DEAD_LETTERS = text(
+    "INSERT INTO dead_letters (topic, partition, record_offset, headers, payload, error, attempts)"
+    " SELECT 'gongdan.control', 0, number, '[]', '{}', 'not a CloudEvent', 2 FROM generate_series(1, 2) AS number"
+    " RETURNING id"
+)
 WRITING = {"POST", "PUT", "PATCH", "DELETE"}
 
 
@@ -55,14 +61,31 @@ class Watched:
         return await self.app.service.database.read(run)
 
     async def call(self, role: str, method: str, route: str, body: Any = None, **values: Any) -> httpx.Response:
-        """The request succeeds and leaves at least one row, or this fails."""
+        """The request succeeds and leaves at least one row, or this fails. A body of bytes goes as NDJSON."""
         before = await self.rows()
+        given: dict[str, Any] = {"json": body}
+        if isinstance(body, bytes):
+            given = {"content": body, "headers": {"Content-Type": "application/x-ndjson"}}
         async with self.app.client(role) as client:
-            answer = await client.request(method, route.format(**values), json=body)
+            answer = await client.request(method, route.format(**values), **given)
         assert answer.status_code in (200, 201), f"{method} {route}: {answer.status_code} {answer.text}"
         assert await self.rows() > before, f"{method} {route} left no row in the audit trail"
         self.tried.add(f"{method} {route}")
         return answer
+
+    async def operate(self) -> None:
+        """What every service offers to those who run it."""
+        async with self.app.service.database.transaction() as transaction:
+            await transaction.connection.execute(text("UPDATE outbox SET published_at = now()"))
+            rows = await transaction.connection.execute(DEAD_LETTERS)
+            first, second = rows.scalars()
+        reason = {"reason": "a test"}
+        await self.call("ops", "GET", "/v1/ops/dead-letters/{id}/raw", id=first)
+        await self.call("ops", "POST", "/v1/ops/dead-letters:redrive", {"ids": [first], **reason})
+        await self.call("ops", "POST", "/v1/ops/dead-letters:discard", {"ids": [second], **reason})
+        await self.call("ops", "POST", "/v1/ops/replay", reason)
+        await self.call("ops", "POST", "/v1/ops/pause", {"topic": "*", **reason})
+        await self.call("ops", "POST", "/v1/ops/resume", {"topic": "*", **reason})
 
     def all_were_tried(self) -> None:
         writing = {
@@ -107,6 +130,8 @@ async def intake(databases: Databases, folder: Path) -> AsyncIterator[Watched]:
         await watched.call("front_line", "POST", "/v1/tickets/{no}/withdraw", {"reason": "x"}, no=gone["ticket_no"])
         request = {"phone": leaving, "reason": f"客户 {leaving} 要求删除"}
         await watched.call("supervisor", "POST", "/v1/customers:erase", request)
+        await watched.call("front_line", "POST", "/v1/tickets:batch", orjson.dumps(complaint()))
+        await watched.operate()
         yield watched
 
 
@@ -140,6 +165,7 @@ async def review(databases: Databases, folder: Path) -> AsyncIterator[Watched]:
         asked = approvals[0]
         await watched.call("supervisor", "POST", "/v1/approvals/{id}/decide", opinion, id=asked["approval_id"])
         await decide("opinion", number=asked["ticket_no"])
+        await watched.operate()
         yield watched
 
 
@@ -183,6 +209,7 @@ async def dispatch(databases: Databases, folder: Path) -> AsyncIterator[Watched]
         await do(await order(), "return", {"reason_code": "RT_OTHER"})
         await do(await order(), "transfer", {"to_branch": "qingdao", "reason": "外地"})
         await do(await order(), "raise", {"reason": "超出权限"})
+        await watched.operate()
         yield watched
 
 
@@ -204,6 +231,7 @@ async def sla(databases: Databases, folder: Path) -> AsyncIterator[Watched]:
         await watched.call("supervisor", "POST", "/v1/escalations/{id}/acknowledge", id=identity)
         day = {"working": True, "source": "国办发明电"}
         await watched.call("supervisor", "PUT", "/v1/calendar/{day}", day, day="2026-12-05")
+        await watched.operate()
         yield watched
 
 

@@ -1,5 +1,6 @@
 """Records that cannot be applied, read or sent: each falls alone, with its reason, and the stream goes on."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -111,6 +112,19 @@ async def test_a_bad_event_that_was_parked_falls_alone_when_its_turn_comes(
         await bench.until("SELECT count(*) FROM dead_letters WHERE record_key = :k", 1, k=str(ticket).encode())
     assert await bench.versions(ticket) == [1]
     assert await bench.query("SELECT 1 FROM parked_events WHERE subject = :s", s=ticket) == []
+
+
+async def test_a_bad_record_does_not_cost_each_of_its_neighbours_a_transaction(
+    bench: Bench, producer: AIOKafkaProducer
+) -> None:
+    tickets, bad = [new_id() for _ in range(400)], [new_id() for _ in range(3)]
+    reasons = dict.fromkeys(bad, "poison")
+    mixed = [*tickets[:150], bad[0], *tickets[150:250], bad[1], *tickets[250:], bad[2]]
+    await asyncio.gather(*(send(producer, ticket, 1, reason=reasons.get(ticket, "r")) for ticket in mixed))
+    async with bench.running(relay=False):
+        await bench.until(OF_THESE, len(tickets), ids=tickets)
+    commits = "SELECT count(DISTINCT xmin::text) FROM effects WHERE subject = ANY(:ids)"
+    assert (await bench.query(commits, ids=tickets))[0][0] < len(tickets) / 4
 
 
 async def test_later_events_of_the_ticket_wait_behind_its_dead_letter(bench: Bench, producer: AIOKafkaProducer) -> None:

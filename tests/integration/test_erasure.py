@@ -195,6 +195,20 @@ async def test_a_second_erasure_finds_nothing_and_is_no_error(whole: Whole) -> N
     assert (await ok(await erase(whole, phone())))["tickets"] == []
 
 
+async def test_an_erasure_can_be_repeated_by_its_key(whole: Whole) -> None:
+    """As after the restoring of a backup from before it, when nobody has the phone any more."""
+    number = phone()
+    no = await take(whole, number)
+    await ok(await whole.call("front_line", "intake", "POST", f"/v1/tickets/{no}/withdraw", {"reason": "x"}))
+    (row,) = await whole.query("intake", "SELECT customer_key FROM tickets WHERE ticket_no = :no", no=no)
+    request = {"customer_key": row.customer_key, "reason": "restored"}
+    erased = await ok(await whole.call("supervisor", "intake", "POST", "/v1/customers:erase", request))
+    assert erased == {"customer_key": row.customer_key, "tickets": [no]}
+    for wrong in ({}, {"phone": number, "customer_key": row.customer_key}, {"customer_key": number}):
+        answer = await whole.call("supervisor", "intake", "POST", "/v1/customers:erase", {"reason": "x"} | wrong)
+        assert answer.status_code == 422, answer.text
+
+
 async def test_only_a_supervisor_erases(whole: Whole) -> None:
     for role in ("front_line", "reviewer", "callback", "ops", "jinan"):
         request = {"phone": phone(), "reason": "x"}

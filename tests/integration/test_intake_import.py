@@ -52,6 +52,8 @@ async def server(databases: Databases, tmp_path_factory: pytest.TempPathFactory)
         await databases.fresh("intake"), folder, http_body_seconds=1, http_body_idle_seconds=3
     ) as s:
         yield s
+    log = (folder / "intake.log").read_text(encoding="utf-8")
+    assert '"level":"ERROR"' not in log
 
 
 @pytest_asyncio.fixture

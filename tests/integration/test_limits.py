@@ -23,9 +23,10 @@ SLACK_SECONDS = 5.0
 
 @pytest_asyncio.fixture(scope="module")
 async def server(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    folder = tmp_path_factory.mktemp("limits")
     async with running_server(
         await databases.fresh("intake"),
-        tmp_path_factory.mktemp("limits"),
+        folder,
         http_header_seconds=HEADER_SECONDS,
         http_body_idle_seconds=IDLE_SECONDS,
         http_body_seconds=BODY_SECONDS,
@@ -36,6 +37,10 @@ async def server(databases: Databases, tmp_path_factory: pytest.TempPathFactory)
         rate_limit_burst=RATE,
     ) as running:
         yield running
+    # Whatever a client does is no error of ours.
+    log = (folder / "intake.log").read_text(encoding="utf-8")
+    assert "Traceback" not in log
+    assert '"level":"ERROR"' not in log
 
 
 @pytest_asyncio.fixture
@@ -135,6 +140,16 @@ async def test_clients_that_do_not_read_hold_little_memory_and_are_closed(server
         assert max(await asyncio.gather(*(each.ended_after() for each in clients))) < SLACK_SECONDS
     print(f"12 clients that do not read: {(highest - before) / MEGABYTE:.1f} MiB more")
     assert highest - before < 50 * MEGABYTE
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+async def test_a_request_in_small_pieces_is_still_a_request(server: Server, client: Client, size: int) -> None:
+    body = orjson.dumps(complaint())
+    whole = post(server, f"Content-Length: {len(body)}") + body + server.head("GET /health/live")
+    for start in range(0, len(whole), size):
+        await client.send(whole[start : start + size])
+        await asyncio.sleep(0)
+    assert [(await client.reply()).status for _ in range(2)] == [201, 200]
 
 
 # ---- too much --------------------------------------------------------------------------------------------------------

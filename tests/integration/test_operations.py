@@ -14,11 +14,13 @@ from sqlalchemy import text
 from shared.contracts.control import ReplayRequested
 from shared.contracts.intake import TicketWithdrawn
 from shared.contracts.topics import INTAKE, REVIEW
+from shared.errors import Transient
 from shared.http.keys import Role
 from shared.ids import new_id
 from shared.messaging import consumer as consuming
 from shared.messaging import outbox
 from shared.messaging.log_watch import LogWatch
+from shared.operations import figures
 from tests.support.desk import OpsDesk, ops_desk
 from tests.support.messaging import NOW, OF_THESE, Bench, send
 
@@ -192,7 +194,11 @@ async def test_a_letter_is_shown_masked_and_its_bytes_only_to_operators_and_audi
 ) -> None:
     ticket = new_id()
     written = "回访电话 13912345678".encode()
-    number = await dead_behind(bench, producer, ticket, value=written)
+    number = await dead_behind(bench, producer, ticket, value=b"{not json")
+    async with bench.database.transaction() as transaction:
+        await transaction.connection.execute(
+            text("UPDATE dead_letters SET payload = :p WHERE id = :i"), {"p": written, "i": number}
+        )
     shown = await desk.get(f"/dead-letters/{number}")
     assert shown["payload"] == "回访电话 139****5678"
     assert (shown["type"], shown["publisher"], shown["version"]) == ("ticket.withdrawn", "intake", 2)
@@ -296,8 +302,15 @@ async def test_a_stop_after_too_many_dead_letters_is_lifted_by_resume_without_a_
 ) -> None:
     bad = consuming.DEAD_IN_A_ROW_LIMIT + 5
     tickets = [new_id() for _ in range(bad)]
-    good = new_id()
+    first, good = new_id(), new_id()
+
+    async def unread() -> int:
+        return sum(each.lag or 0 for each in await figures.standings(bench.database, running.watch))
+
     async with bench.running(relay=False) as running:
+        await send(producer, first, 1)
+        await bench.until(OF_THESE, 1, ids=[first])
+        await bench.eventually(unread, 0)
         for ticket in tickets:
             await send(producer, ticket, 1, reason="poison")
         await bench.until("SELECT count(*) FROM paused_topics WHERE paused_by = 'consumer'", 1)
@@ -380,7 +393,7 @@ async def test_a_request_for_replay_is_answered_again_after_a_crash_in_the_middl
             yield chunk
             if not broken:
                 broken.append(chunk)
-                raise OSError("the connection is gone")
+                raise Transient("the connection is gone")
 
     monkeypatch.setattr(outbox, "replay", breaks_once)
     request = ReplayRequested(topic=REVIEW, requested_by="sla", reason="first start")

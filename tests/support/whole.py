@@ -42,7 +42,7 @@ LOG = "the bus"
 
 @dataclass
 class Whole:
-    """The running services by name, and every record that was ever on the bus."""
+    """The running services by name, and every record that they ever sent."""
 
     apps: dict[str, App]
     records: list[Record] = field(default_factory=list)
@@ -56,14 +56,14 @@ class Whole:
             moved = False
             for name in BUILDS:
                 for record in await self._new(name):
+                    self.records.append(record)
                     await self.put(record)
                     moved = True
         for app in self.apps.values():
             await Scrubber(app.service.database, app.service.leases).scrub_once()
 
     async def put(self, record: Record) -> None:
-        """A record on the bus: every service that reads its topic gets it."""
-        self.records.append(record)
+        """A record on the bus, ours or from outside: every service that reads its topic gets it."""
         for name in BUILDS:
             if record.topic in consumed_topics(name):
                 await self.deliver(name, record)

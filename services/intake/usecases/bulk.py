@@ -22,7 +22,8 @@ from shared.http.auth import Principal
 from shared.http.idempotency import request_hash
 from shared.http.limits import BODY_LIMIT_BYTES, JSON_DEPTH, too_deep
 from shared.http.ndjson import Lines
-from shared.http.problems import STATUS, FieldError, Refused, fields_of, invalid
+from shared.http.problems import STATUS, FieldError, Refused, fields_of, invalid, masked
+from shared.privacy import mask
 from shared.telemetry import metrics
 
 log = logging.getLogger(__name__)
@@ -141,8 +142,8 @@ def _failure(number: int, error: BaseException) -> bytes:
 
 
 def _refusal(number: int, status: int, code: str, detail: str, errors: Iterable[FieldError] = ()) -> bytes:
-    fields = [error.model_dump(exclude_none=True) for error in errors]
+    fields = [error.model_dump(exclude_none=True) for error in masked(errors)]
     return orjson.dumps(
-        {"line": number, "status": status, "code": code, "detail": detail, "errors": fields},
+        {"line": number, "status": status, "code": code, "detail": mask(detail), "errors": fields},
         option=orjson.OPT_APPEND_NEWLINE,
     )

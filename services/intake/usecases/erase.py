@@ -29,12 +29,12 @@ RETENTION = "rules:retention"
 
 
 async def erase_customer(desk: Desk, transaction: Transaction, principal: Principal, request: EraseCustomer) -> Erased:
-    """Erase every ticket of the customer of this phone. A second time finds nothing left and is no error.
+    """Erase every ticket of this customer. A second time finds nothing left and is no error.
 
     Raises: `Conflict` naming the tickets that are still open: they are to be closed or withdrawn first.
     """
     connection = transaction.connection
-    customer_key = desk.vault.customer_key(request.phone)
+    customer_key = request.customer_key or desk.vault.customer_key(request.phone or "")
     rows = await repository.lock_of_customer(connection, customer_key)
     open_ones = [row.ticket_no for row in rows if TicketStatus(row.status) not in TERMINAL]
     if open_ones:

@@ -66,6 +66,13 @@ def test_a_part_of_an_event_is_erased_like_the_whole() -> None:
     assert without_texts(MODELS["order.progressed"], details) == {"note": "", "branch": "jinan"}
 
 
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_a_branchs_command_loses_what_the_branch_wrote(name: str) -> None:
+    """Such a command is dead: it is never applied."""
+    left = texts(orjson.loads(scrubbed(name, orjson.dumps(examples()[name]))))
+    assert left - CODES == set()
+
+
 @pytest.mark.parametrize("payload", [b"", b"{", b"[1]", b'"text"'])
 def test_what_cannot_be_read_is_dropped(payload: bytes) -> None:
     assert scrubbed("ticket.registered", payload) == b""
