@@ -111,7 +111,6 @@ class Scope:
     now: int = 0
     journal: bool = False
     copies: int | None = None
-    branches: tuple[str, ...] = ()
     stuck: list[str] = field(default_factory=list)
     searched: int = 0
     leaked: int = 0
