@@ -159,6 +159,11 @@ class Evidence:
     def count(self, query: str, **values: Any) -> int:
         return int(self._facts.execute(query, values).fetchone()[0])
 
+    def derive(self, table: str, query: str, **values: Any) -> None:
+        """Keep the answer to a question under a name, for further questions."""
+        self._facts.execute(f"DROP TABLE IF EXISTS temp.{table}")
+        self._facts.execute(f"CREATE TEMP TABLE {table} AS {query}", values)
+
     def change(self, statement: str, **values: Any) -> int:
         """Alter what was read, so that a test can plant a fault. The number of rows changed."""
         return self._facts.execute(statement, values).rowcount
