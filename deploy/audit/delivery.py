@@ -98,32 +98,31 @@ def order_is_kept(evidence: Evidence) -> Findings:
         "SELECT service, stream, subject, min(created) AS at FROM outbox WHERE stream IS NOT NULL"
         " GROUP BY service, stream, subject"
     )
-    ours = (
+    evidence.derive(
+        "placed",
         "SELECT r.topic, r.partition, r.subject, r.publisher, r.version, min(r.position) AS first, b.at >= max(:log,"
         " coalesce((SELECT p.first_at FROM partitions AS p WHERE p.topic = r.topic AND p.partition = r.partition"
         " AND p.first > 0), 0)) AS whole"
         " FROM records AS r JOIN outbox AS o ON o.event_id = r.event_id AND o.topic = r.topic"
         f" JOIN ({begun}) AS b ON b.service = o.service AND b.stream = o.stream AND b.subject = o.subject"
-        " GROUP BY r.topic, r.partition, r.subject, r.publisher, r.version"
+        " GROUP BY r.topic, r.partition, r.subject, r.publisher, r.version",
+        log=evidence.scope.log_from,
     )
-    log = evidence.scope.log_from
-    found = Findings(evidence.count(f"SELECT count(*) FROM ({ours}) WHERE whole", log=log))
+    found = Findings(evidence.count("SELECT count(*) FROM placed WHERE whole"))
     found.all_of(
         evidence,
         "out of order",
         "SELECT topic, partition, publisher, subject, min(version) AS version FROM (SELECT *, first < lag(first) OVER"
-        f" (PARTITION BY topic, partition, publisher, subject ORDER BY version) AS early FROM ({ours}) WHERE whole)"
+        " (PARTITION BY topic, partition, publisher, subject ORDER BY version) AS early FROM placed WHERE whole)"
         " WHERE early GROUP BY topic, partition, publisher, subject",
-        log=log,
     )
     found.all_of(
         evidence,
         "in more than one partition",
-        f"SELECT topic, publisher, subject, count(DISTINCT partition) AS partitions FROM ({ours})"
+        "SELECT topic, publisher, subject, count(DISTINCT partition) AS partitions FROM placed"
         " GROUP BY topic, publisher, subject HAVING count(DISTINCT partition) > 1",
-        log=log,
     )
-    if left := evidence.count(f"SELECT count(*) FROM ({ours}) WHERE NOT whole", log=log):
+    if left := evidence.count("SELECT count(*) FROM placed WHERE NOT whole"):
         found.notes.append(f"{left} events of subjects that began before this log did")
     return found
 

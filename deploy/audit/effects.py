@@ -83,7 +83,9 @@ _AGREE = (
         "reviews",
         "x.round",
         _ROUNDS,
-        "x.status NOT IN ('ended', 'merged')",
+        # What comes while the ticket is over is not counted, not even when it is reopened later.
+        "x.status NOT IN ('ended', 'merged') AND NOT EXISTS (SELECT 1 FROM replayed AS d WHERE d.service = 'dispatch'"
+        " AND d.subject = x.ticket_id AND d.reopened)",
     ),
     ("dispatch counts other rounds than it sent out", "orders", "x.round", _count("order.dispatched", "dispatch"), "1"),
     (

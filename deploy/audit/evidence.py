@@ -70,7 +70,8 @@ CREATE INDEX dead_subject ON dead (service, publisher, subject);
 CREATE INDEX audit_event ON audit_rows (event_id);
 CREATE INDEX replayed_subject ON replayed (service, subject);
 INSERT INTO held SELECT service, subject FROM parked
-    UNION SELECT service, subject FROM dead WHERE subject IS NOT NULL AND state <> 'redriven';
+    UNION SELECT service, subject FROM dead WHERE subject IS NOT NULL AND state <> 'redriven'
+    AND topic <> 'gongdan.branch.replies';
 CREATE INDEX held_subject ON held (service, subject);
 CREATE INDEX erased_subject ON erased (subject);
 CREATE INDEX tickets_repeats ON tickets (repeats);
@@ -110,9 +111,9 @@ class Scope:
     now: int = 0
     journal: bool = False
     copies: int | None = None
-    branches: tuple[str, ...] = ()
     stuck: list[str] = field(default_factory=list)
     searched: int = 0
+    leaked: int = 0
     personal: list[str] = field(default_factory=list)
     audited_from: dict[str, int] = field(default_factory=dict)
     sealed: int = 0
@@ -145,7 +146,10 @@ class Evidence:
         self._facts.executemany(f"INSERT INTO {table} VALUES ({marks})", (tuple(row) for row in rows))
 
     def complete(self) -> None:
-        """All is read: make the questions fast."""
+        """All is read: make the questions fast.
+
+        `held` are the tickets of which a service waits for an event, or gave one up. A refused command holds nothing.
+        """
         self._facts.executescript(INDEXES)
         self._facts.execute("ANALYZE")
 
@@ -154,6 +158,11 @@ class Evidence:
 
     def count(self, query: str, **values: Any) -> int:
         return int(self._facts.execute(query, values).fetchone()[0])
+
+    def derive(self, table: str, query: str, **values: Any) -> None:
+        """Keep the answer to a question under a name, for further questions."""
+        self._facts.execute(f"DROP TABLE IF EXISTS temp.{table}")
+        self._facts.execute(f"CREATE TEMP TABLE {table} AS {query}", values)
 
     def change(self, statement: str, **values: Any) -> int:
         """Alter what was read, so that a test can plant a fault. The number of rows changed."""

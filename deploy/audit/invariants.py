@@ -41,10 +41,8 @@ def audit_is_whole(evidence: Evidence) -> Findings:
 
 def nothing_personal_leaks(evidence: Evidence) -> Findings:
     """11. No personal data stands anywhere but in intake's encrypted column."""
-    found = Findings(evidence.scope.searched)
-    for place in evidence.scope.personal:
-        found.breach(place)
-    return found
+    scope = evidence.scope
+    return Findings(scope.searched, breaches=scope.leaked, shown=list(scope.personal))
 
 
 def nothing_is_held(evidence: Evidence) -> Findings:

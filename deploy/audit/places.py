@@ -13,6 +13,7 @@ import httpx
 
 from deploy.audit.databases import ROWS_AT_ONCE, read_only
 from deploy.audit.evidence import Evidence
+from deploy.audit.findings import SHOWN
 from deploy.audit.personal import Search
 
 METRICS_SECONDS = 10.0
@@ -72,5 +73,9 @@ async def search_metrics(evidence: Evidence, search: Search, services: Mapping[s
 
 def found_in(evidence: Evidence, search: Search, text: str, place: str) -> None:
     """Search one text and keep the place if something is found."""
-    evidence.scope.searched += 1
-    evidence.scope.personal += [f"{kind} in {place}" for kind in search.kinds(text)]
+    scope = evidence.scope
+    scope.searched += 1
+    for kind in search.kinds(text):
+        scope.leaked += 1
+        if len(scope.personal) < SHOWN:
+            scope.personal.append(f"{kind} in {place}")

@@ -95,6 +95,7 @@ FAULTS: list[tuple[int, str, str, tuple[str, ...]]] = [
     ),
     (4, "review does not know a registered ticket", "review", ("DELETE FROM reviews WHERE ticket_id = '{late}'",)),
     (4, "approved, and not dispatched", "dispatch", ("DELETE FROM work_orders WHERE ticket_id = '{late}'",)),
+    (4, "review counts other rounds", "review", ("UPDATE reviews SET round = 7 WHERE ticket_id = '{late}'",)),
     (4, "dispatch counts other rounds", "dispatch", ("UPDATE work_orders SET round = 7 WHERE ticket_id = '{late}'",)),
     (4, "dispatch stores other callbacks", "dispatch", ("DELETE FROM callbacks WHERE ticket_id = '{closed}'",)),
     (

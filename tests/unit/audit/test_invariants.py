@@ -162,3 +162,22 @@ def test_a_uuid_tells_when_it_was_made() -> None:
     assert born("01a202b2-d070-755b-b302-6a834ff792dd") == int("01a202b2d070", 16) * 1000
     assert born(str(UUID(int=5))) is None
     assert born(None) is None
+
+
+@pytest.mark.parametrize(
+    ("topic", "state", "breaches"),
+    [("gongdan.branch.replies", "open", 1)]
+    + [("gongdan.review", state, breaches) for state, breaches in (("open", 0), ("discarded", 0), ("redriven", 1))],
+)
+def test_a_dead_letter_excuses_its_ticket_until_it_was_redriven(
+    evidence: Evidence, topic: str, state: str, breaches: int
+) -> None:
+    """Intake did not apply the second event of review; a command that was refused is no excuse."""
+    rows = [event(version, service="review", topic="gongdan.review") for version in (1, 2)]
+    evidence.add("outbox", rows)
+    evidence.add("subjects", [("review", TICKET, "own", 2)])
+    readers = ("intake", "dispatch", "sla")
+    evidence.add("inbox", [(reader, TICKET, "review", 1 if reader == "intake" else 2) for reader in readers])
+    evidence.add("dead", [("intake", 1, topic, 0, 0, TICKET, "review", 2, "e2", "why", 0, "d", state)])
+    evidence.complete()
+    assert versions_are_whole(evidence).breaches == breaches
