@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError
 from shared.contracts.envelope import Envelope, MalformedEnvelope, read_envelope
 from shared.contracts.topics import BRANCH_REPLIES, branch_topic
 from shared.ids import new_id
+from shared.messaging.broker import BrokerAddress
 from shared.messaging.log_watch import LogWatch
 from tests.faults.journal import Journal
 from tests.faults.people import HELD_SECONDS, HELD_SHARE, KAFKA_BRANCHES, Town
@@ -37,12 +38,12 @@ class BranchClients:
     """All of them, with one reader and one producer. `sent` counts commands that the broker acknowledged."""
 
     def __init__(self, run: Mapping[str, Any], journal: Journal, town: Town) -> None:
-        self._bootstrap = run["kafka"]["bootstrap_servers"]
+        self._bootstrap: str = run["kafka"]["bootstrap_servers"]
         self._journal = journal
         self._town = town
         self._producer: AIOKafkaProducer | None = None
         self._connecting = asyncio.Lock()
-        self._watch = LogWatch(self._bootstrap)
+        self._watch = LogWatch(BrokerAddress(self._bootstrap))
         self._lately: deque[tuple[float, str, Envelope, bytes]] = deque(maxlen=REMEMBERED)
         self.sent = 0
 
