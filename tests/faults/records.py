@@ -75,9 +75,8 @@ class Log:
         async with self._producer() as producer:
             for subject, line in lines.items():
                 for row in reversed(line[1:]):
-                    await producer.send(
-                        row["topic"], row["payload"], key=str(subject).encode(), headers=[*_headers(service, row), (PLANTED_COPY, b"1")]
-                    )
+                    headers = [*_headers(service, row), (PLANTED_COPY, b"1")]
+                    await producer.send(row["topic"], row["payload"], key=str(subject).encode(), headers=headers)
                     sent += 1
                 if len(line) > 1:
                     self._note(kind="reorder", topic=line[0]["topic"], subject=str(subject))
