@@ -63,11 +63,14 @@ class BranchClients:
         while True:
             await self._watch.asked_again()
             if (now := await self._watch.known()) != known:
-                known, sent = now, list(self._lately)
-                since = time.monotonic() - LATELY_SECONDS
-                for at, branch, envelope, value in sent:
-                    if at >= since:
-                        await self._send(branch, envelope, value)
+                known = now
+                self._town.start(f"commands to {now}", self._send_lately_sent())
+
+    async def _send_lately_sent(self) -> None:
+        since = time.monotonic() - LATELY_SECONDS
+        for at, branch, envelope, value in list(self._lately):
+            if at >= since:
+                await self._send(branch, envelope, value)
 
     async def _read(self) -> None:
         consumer = AIOKafkaConsumer(
@@ -118,8 +121,8 @@ class BranchClients:
         envelope = Envelope(new_id(), f"/branch/{branch}", kind, subject, datetime.now(UTC))
         value = json.dumps({"branch": branch, "actor": "值班员", **(data or {})}, ensure_ascii=False).encode()
         if not self._town.closing:
-            await self._send(branch, envelope, value)
             self._lately.append((time.monotonic(), branch, envelope, value))
+            await self._send(branch, envelope, value)
 
     async def _send(self, branch: str, envelope: Envelope, value: bytes) -> None:
         subject = str(envelope.subject)
