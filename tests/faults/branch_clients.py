@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError
 from shared.contracts.envelope import Envelope, MalformedEnvelope, read_envelope
 from shared.contracts.topics import BRANCH_REPLIES, branch_topic
 from shared.ids import new_id
+from shared.messaging.broker import BrokerAddress
 from shared.messaging.log_watch import LogWatch
 from tests.faults.journal import Journal
 from tests.faults.people import HELD_SECONDS, HELD_SHARE, KAFKA_BRANCHES, Town
@@ -37,12 +38,12 @@ class BranchClients:
     """All of them, with one reader and one producer. `sent` counts commands that the broker acknowledged."""
 
     def __init__(self, run: Mapping[str, Any], journal: Journal, town: Town) -> None:
-        self._bootstrap = run["kafka"]["bootstrap_servers"]
+        self._bootstrap: str = run["kafka"]["bootstrap_servers"]
         self._journal = journal
         self._town = town
         self._producer: AIOKafkaProducer | None = None
         self._connecting = asyncio.Lock()
-        self._watch = LogWatch(self._bootstrap)
+        self._watch = LogWatch(BrokerAddress(self._bootstrap))
         self._lately: deque[tuple[float, str, Envelope, bytes]] = deque(maxlen=REMEMBERED)
         self.sent = 0
 
@@ -62,11 +63,14 @@ class BranchClients:
         while True:
             await self._watch.asked_again()
             if (now := await self._watch.known()) != known:
-                known, sent = now, list(self._lately)
-                since = time.monotonic() - LATELY_SECONDS
-                for at, branch, envelope, value in sent:
-                    if at >= since:
-                        await self._send(branch, envelope, value)
+                known = now
+                self._town.start(f"commands to {now}", self._send_lately_sent())
+
+    async def _send_lately_sent(self) -> None:
+        since = time.monotonic() - LATELY_SECONDS
+        for at, branch, envelope, value in list(self._lately):
+            if at >= since:
+                await self._send(branch, envelope, value)
 
     async def _read(self) -> None:
         consumer = AIOKafkaConsumer(
@@ -117,8 +121,8 @@ class BranchClients:
         envelope = Envelope(new_id(), f"/branch/{branch}", kind, subject, datetime.now(UTC))
         value = json.dumps({"branch": branch, "actor": "值班员", **(data or {})}, ensure_ascii=False).encode()
         if not self._town.closing:
-            await self._send(branch, envelope, value)
             self._lately.append((time.monotonic(), branch, envelope, value))
+            await self._send(branch, envelope, value)
 
     async def _send(self, branch: str, envelope: Envelope, value: bytes) -> None:
         subject = str(envelope.subject)

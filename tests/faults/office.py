@@ -122,5 +122,5 @@ class Office:
         return None if outcome == "unknown" else Answer(outcome, status, content)
 
     async def close(self) -> None:
-        for client in self._clients.values():
+        for client in list(self._clients.values()):
             await client.aclose()

@@ -17,6 +17,7 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from deploy.audit.topics import PLANTED_COPY
 from deploy.local.postgres import database_name
 from shared.contracts.envelope import Envelope
 from shared.contracts.topics import BRANCH_REPLIES, DISPATCH, INTAKE, REVIEW, SLA, topic_file
@@ -26,8 +27,6 @@ from tests.faults.stack import FaultStack
 OWN_TOPICS = (INTAKE, REVIEW, DISPATCH, SLA)
 COPIED_TOPICS = (*OWN_TOPICS, BRANCH_REPLIES)
 MARK = "faults_poison"
-# On copies that stand before their turn, so that nobody takes them for the relay's.
-COPY = ("faults_copy", b"1")
 REQUEST_MS = 5_000
 PATIENCE_SECONDS = 40.0
 PAUSE_SECONDS = 0.5
@@ -76,9 +75,8 @@ class Log:
         async with self._producer() as producer:
             for subject, line in lines.items():
                 for row in reversed(line[1:]):
-                    await producer.send(
-                        row["topic"], row["payload"], key=str(subject).encode(), headers=[*_headers(service, row), COPY]
-                    )
+                    headers = [*_headers(service, row), (PLANTED_COPY, b"1")]
+                    await producer.send(row["topic"], row["payload"], key=str(subject).encode(), headers=headers)
                     sent += 1
                 if len(line) > 1:
                     self._note(kind="reorder", topic=line[0]["topic"], subject=str(subject))

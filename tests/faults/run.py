@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +68,11 @@ class Driver:
             )
         return cls(process)
 
+    async def watch(self) -> None:
+        """Nothing is worth doing without it. Raises `CannotRun` when it ends before its time."""
+        code = await self._process.wait()
+        raise CannotRun(f"the driver ended with {code}: see driver.log")
+
     def say(self, line: str) -> None:
         if self._process.stdin is not None:
             self._process.stdin.write(line.encode() + b"\n")
@@ -96,7 +102,7 @@ async def play(stack: FaultStack, folder: Path, given: argparse.Namespace) -> Re
     driver = await Driver.start(folder, given)
     try:
         await asyncio.sleep(WARM_UP_SECONDS)
-        await faults.carry_out(plan(course, given.seed), time.monotonic())
+        await first_of(faults.carry_out(plan(course, given.seed), time.monotonic()), driver.watch())
         stack.say("all faults are over; nothing new comes in")
         driver.say("hold")
         seconds, state = await quiet(stack, QUIET_SECONDS, under_way=True)
@@ -127,6 +133,19 @@ async def play(stack: FaultStack, folder: Path, given: argparse.Namespace) -> Re
         report.breaches.append(f"not at rest after every ticket had ended: {state}")
     report.judge()
     return report
+
+
+async def first_of(*work: Coroutine[Any, Any, None]) -> None:
+    """Until one has ended; the others are cancelled. Raises what it raised."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def check_poison(stack: FaultStack, sent: dict[str, str]) -> dict[str, int]:

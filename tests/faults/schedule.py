@@ -106,7 +106,7 @@ COURSES = {
             "clock": Dose(20, 10, 60),
             "duplicates": Dose(2),
             "reorder": Dose(40, 5, 8),
-            "poison": Dose(30),
+            "poison": Dose(36),
             "replay": Dose(3),
             "long_transaction": Dose(2, 600, 600),
             "slow_clients": Dose(5, 60, 60, size=500),

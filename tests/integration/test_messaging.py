@@ -116,6 +116,27 @@ async def test_the_relay_keeps_each_tickets_order_through_a_broker_outage(bench:
         assert [row.version for row in rows if row.subject == ticket] == list(range(1, 21))
 
 
+async def test_for_another_log_a_replay_is_asked_for_once_a_topic(bench: Bench, producer: AIOKafkaProducer) -> None:
+    if bench.broker.kind != "embedded":
+        pytest.skip("real Kafka keeps its log")
+    tickets = [new_id() for _ in range(64)]
+    requests = (
+        "SELECT count(*) FROM outbox WHERE type = 'replay.requested'"
+        " AND convert_from(payload, 'UTF8') LIKE '%\"topic\":\"gongdan.intake\"%'"
+    )
+    async with bench.running(relay=False):
+        await asyncio.gather(*(send(producer, ticket, 1) for ticket in tickets))
+        await bench.until(OF_THESE, len(tickets), ids=tickets)
+        before = (await bench.query(requests))[0][0]
+        logs = "SELECT count(DISTINCT incarnation) FROM consumer_offsets WHERE incarnation <> :old"
+        old = (await bench.query("SELECT incarnation FROM consumer_offsets LIMIT 1"))[0][0]
+        await bench.broker.stop()
+        await bench.broker.start()
+        await bench.until(logs, 1, old=old)
+        await bench.until("SELECT count(*) FROM consumer_offsets WHERE incarnation = :old", 0, old=old)
+    assert (await bench.query(requests))[0][0] - before == 1
+
+
 async def test_another_log_is_read_from_its_beginning_and_a_replay_is_asked_for(
     bench: Bench, producer: AIOKafkaProducer
 ) -> None:
