@@ -143,6 +143,17 @@ class EraseCustomer(RequestModel):
     """The phone in a body, so that it never stands in a URL; or the key of an erasure to be repeated, after a backup
     from before it was restored."""
 
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "oneOf": [
+                {"required": [one], "properties": {one: {"type": "string"}, other: {"type": "null"}}}
+                for one, other in (("phone", "customer_key"), ("customer_key", "phone"))
+            ]
+        },
+    )
+
     phone: Phone | None = None
     customer_key: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = None
     reason: ShortText = Field(description="kept in the audit trail, with numbers masked")
