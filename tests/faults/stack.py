@@ -25,10 +25,11 @@ DOOR_OFFSET = 500
 SECOND_OFFSET = 10
 READY_SECONDS = 90.0
 # Which roles of which service are a process of their own. What has the API bears the service's name. The front line's
-# way leads to two processes, as it would where 99 % are promised: the proxy sends each connection to one that listens.
+# way leads to two processes, as it would where 99 % are promised: the proxy sends each connection to one that listens,
+# and one's relay stands by for the other's.
 APART = {
     "intake": ("intake", "api,consumer,relay,jobs"),
-    "intake-second": ("intake", "api"),
+    "intake-second": ("intake", "api,relay"),
     "review": ("review", "api,consumer,relay,jobs"),
     "dispatch": ("dispatch", "api,consumer,jobs"),
     "dispatch-relay": ("dispatch", "relay"),
