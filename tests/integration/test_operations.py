@@ -22,7 +22,7 @@ from shared.messaging import outbox
 from shared.messaging.log_watch import LogWatch
 from shared.operations import figures
 from tests.support.desk import OpsDesk, ops_desk
-from tests.support.messaging import NOW, OF_THESE, Bench, send
+from tests.support.messaging import NOW, OF_THESE, Bench, Running, send
 
 DEAD = "SELECT count(*) FROM dead_letters WHERE record_key = :k"
 DEAD_OF_THESE = "SELECT count(*) FROM dead_letters WHERE record_key = ANY(:keys)"
@@ -44,6 +44,10 @@ async def actions(bench: Bench, subject: object) -> list[str]:
         "SELECT action FROM audit_trail WHERE subject = :s AND actor LIKE 'ops:%' ORDER BY id", s=str(subject)
     )
     return [row[0] for row in rows]
+
+
+async def unread(bench: Bench, running: Running) -> int:
+    return sum(each.lag or 0 for each in await figures.standings(bench.database, running.watch))
 
 
 async def dead_behind(bench: Bench, producer: AIOKafkaProducer, ticket: UUID, **damage: Any) -> int:
@@ -254,6 +258,7 @@ async def test_positions_and_lag_are_seen_on_either_broker(
         for ticket in tickets:
             await send(producer, ticket, 1)
         await bench.until(OF_THESE, 3, ids=tickets)
+        await bench.eventually(lambda: unread(bench, running), 0)
         await desk.post("/pause", topic=INTAKE)
         await asyncio.sleep(1.5)
         await send(producer, tickets[0], 2)
@@ -303,14 +308,10 @@ async def test_a_stop_after_too_many_dead_letters_is_lifted_by_resume_without_a_
     bad = consuming.DEAD_IN_A_ROW_LIMIT + 5
     tickets = [new_id() for _ in range(bad)]
     first, good = new_id(), new_id()
-
-    async def unread() -> int:
-        return sum(each.lag or 0 for each in await figures.standings(bench.database, running.watch))
-
     async with bench.running(relay=False) as running:
         await send(producer, first, 1)
         await bench.until(OF_THESE, 1, ids=[first])
-        await bench.eventually(unread, 0)
+        await bench.eventually(lambda: unread(bench, running), 0)
         for ticket in tickets:
             await send(producer, ticket, 1, reason="poison")
         await bench.until("SELECT count(*) FROM paused_topics WHERE paused_by = 'consumer'", 1)
