@@ -146,6 +146,9 @@ async def test_a_rebuilt_picture_is_the_living_one_and_repairs_what_was_damaged(
     assert told(stack, *check)["differences"] == 0
     assert "intact" in console(stack, "audit", "intake")
     row = await database.fetchrow("SELECT branch, order_status FROM tickets WHERE ticket_no = $1", damaged)
+    rows = await database.fetch("SELECT action, subject FROM audit_trail WHERE action LIKE 'read_state.%' ORDER BY id")
+    assert ("read_state.replaced", tickets[3]["ticket_id"]) in [tuple(each) for each in rows]
+    assert rows[-1]["action"] == "read_state.built"
     assert tuple(row) == ("jinan", "dispatched")
     assert await database.fetchval("SELECT count(*) FROM pg_namespace WHERE nspname = 'rebuild'") == 0
     await database.close()

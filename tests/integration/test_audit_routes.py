@@ -44,6 +44,8 @@ DEAD_LETTERS = text(
     " SELECT 'gongdan.control', 0, number, '[]', '{}', 'not a CloudEvent', 2 FROM generate_series(1, 2) AS number"
     " RETURNING id"
 )
+# It reads the log, so it needs a broker; its rows are seen in tests/e2e/test_console.py.
+ELSEWHERE = {"POST /v1/ops/rebuild"}
 WRITING = {"POST", "PUT", "PATCH", "DELETE"}
 
 
@@ -94,7 +96,7 @@ class Watched:
             for method in (context.methods or set()) & WRITING
         }
         assert {re.sub(r"{\w+}", "{}", route) for route in self.tried if not route.startswith("GET ")} == {
-            re.sub(r"{\w+}", "{}", route) for route in writing
+            re.sub(r"{\w+}", "{}", route) for route in writing - ELSEWHERE
         }
 
 

@@ -59,3 +59,11 @@ async def ops_desk(bench: Bench, watch: LogWatch, folder: Path) -> AsyncIterator
     applier = Applier("review", recorder, bench.database)
     app.include_router(operations_routes(Operated("review", bench.database, watch, applier, reviews)))
     yield OpsDesk(app, {role: key for role, (key, _) in made.items()}, recorder)
+
+
+async def actions(bench: Bench, subject: object) -> list[str]:
+    """What operators did to this subject, by the audit trail."""
+    rows = await bench.query(
+        "SELECT action FROM audit_trail WHERE subject = :s AND actor LIKE 'ops:%' ORDER BY id", s=str(subject)
+    )
+    return [row[0] for row in rows]
