@@ -120,8 +120,11 @@ def _masked_text(value: bytes) -> bytes:
 
 
 def _subject(record: Record) -> UUID:
-    """The record's own key where it is a UUID, so that a subject's dead letters stay in order."""
-    try:
-        return UUID((record.key or b"").decode())
-    except ValueError:
-        return new_id()
+    """The record's own key where it is a UUID, so that a subject's dead letters stay in order; or what its headers say
+    that it is about, so that an erasure finds it."""
+    for named in (record.key, dict(record.headers).get("ce_subject")):
+        try:
+            return UUID((named or b"").decode())
+        except ValueError:
+            continue
+    return new_id()

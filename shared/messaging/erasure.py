@@ -46,7 +46,11 @@ _REWRITE_PARKED = text(
     "UPDATE parked_events SET payload = :payload"
     " WHERE subject = :subject AND publisher = :publisher AND version = :version"
 )
-_DEAD = text("SELECT id, headers, payload FROM dead_letters WHERE record_key = ANY(:keys)")
+# What comes from outside names its ticket in `ce_subject`, whatever its key is.
+_DEAD = text(
+    "SELECT id, headers, payload FROM dead_letters WHERE record_key = ANY(CAST(:keys AS bytea[])) OR EXISTS"
+    " (SELECT 1 FROM unnest(CAST(:keys AS bytea[])) AS key WHERE position(key IN headers) > 0)"
+)
 _REWRITE_DEAD = text("UPDATE dead_letters SET headers = :headers, payload = :payload WHERE id = :id")
 _FORGET_ANSWERS = text(
     "DELETE FROM idempotency_keys WHERE EXISTS"

@@ -119,7 +119,8 @@ async def send_garbage(stack: RunningStack, ticket_id: str) -> None:
     ]
     command = json.dumps({"branch": "jinan", "actor": PHONE, "note": NOTE}, ensure_ascii=False).encode()
     await producer.send_and_wait(BRANCH_REPLIES, command, key=UUID(ticket_id).hex.encode(), headers=headers)
-    await producer.send_and_wait(BRANCH_REPLIES, NOTE.encode(), key=PHONE.encode(), headers=[(PHONE, NOTE.encode())])
+    nobodys = f"{PHONE} {IDENTITY}".encode()
+    await producer.send_and_wait(BRANCH_REPLIES, nobodys, key=PHONE.encode(), headers=[(PHONE, nobodys)])
     await producer.stop()
 
 

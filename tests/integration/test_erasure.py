@@ -7,11 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest_asyncio
 from sqlalchemy import text
 
-from shared.contracts.topics import CONTROL
+from shared.contracts.envelope import Envelope
+from shared.contracts.topics import BRANCH_REPLIES, CONTROL
+from shared.ids import new_id
 from shared.messaging.erasure import Scrubber
+from shared.messaging.events import Record
 from tests.support.parts import Databases
 from tests.support.sites import refusal
 from tests.support.tickets import complaint, phone
@@ -282,6 +286,22 @@ async def test_an_event_of_an_erased_ticket_that_is_not_published_yet_leaves_wit
     assert await Scrubber(intake.database, intake.leases).scrub_once() == 0
     assert await left(whole, WORDS["withdraw"]) == []
     await whole.settle()
+    assert await left(whole, TOLD) == []
+
+
+async def test_what_a_branch_sent_and_nobody_could_obey_is_erased_too(whole: Whole) -> None:
+    """Under whatever key it came."""
+    number = phone()
+    no = await closed(whole, number)
+    (row,) = await whole.query("intake", "SELECT ticket_id FROM tickets WHERE ticket_no = :no", no=no)
+    data = orjson.dumps({"branch": "jinan", "actor": "x", "note": WORDS["progress"]})
+    for key in (str(row.ticket_id).encode(), row.ticket_id.hex.encode(), b"jinan", None):
+        envelope = Envelope(new_id(), "/gongdan/branch/jinan", "order.progress", row.ticket_id, datetime.now(UTC))
+        await whole.put(Record(BRANCH_REPLIES, 0, 0, key, tuple(envelope.headers()), data))
+    await whole.settle()
+    assert len(await whole.query("dispatch", "SELECT 1 FROM dead_letters")) == 4
+    assert "门前" in (await whole.dump("dispatch"))["dead_letters"]
+    await erase(whole, number)
     assert await left(whole, TOLD) == []
 
 
