@@ -323,7 +323,7 @@ class Service:
     def _reader(self) -> AIOKafkaConsumer:
         """A client that reads the log beside the consumer, from its beginning."""
         return AIOKafkaConsumer(
-            bootstrap_servers=self.settings.kafka_bootstrap_servers,
+            **self._broker.options(),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=self.settings.fetch_max_wait_ms,
