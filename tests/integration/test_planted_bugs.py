@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,6 @@ from services.review.tables import plumbing
 from shared.contracts.envelope import Envelope
 from shared.contracts.review import ReviewReturned
 from shared.contracts.ticket import Basis
-from shared.contracts.topics import INTAKE
 from shared.database.engine import Database
 from shared.http.keys import Role, generate_key, save_records
 from shared.ids import new_id
@@ -44,6 +43,9 @@ WRITING_SECONDS = 6.0
 TICKETS = 40
 PATIENCE_SECONDS = 60.0
 QUIET_SECONDS = 6.0
+BATCH_SECONDS = 8.0
+ESCALATED = "SELECT count(DISTINCT subject) FROM outbox WHERE type = 'order.escalated'"
+UNPUBLISHED = "SELECT count(*) FROM outbox WHERE published_at IS NULL"
 TIME_SCALE = 3600
 
 
@@ -60,16 +62,16 @@ class House:
 
     urls: dict[str, str]
     broker: Broker
-    folder: Path
-    port: int
-    key: str
+    ports: dict[str, int]
+    keys: dict[Role, str]
     environment: dict[str, str]
     running: ExitStack
     tickets: list[dict[str, Any]] = field(default_factory=list)
 
     def start(self, service: str, *sabotage: str, roles: str = "api,consumer,relay,jobs") -> subprocess.Popen[bytes]:
         prefix = service.upper()
-        port = self.port if service == "intake" else free_port()
+        port = free_port()
+        self.ports[service] = port
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.sabotage", *sabotage, f"services.{service}", "--roles", roles],
             cwd=PROJECT,
@@ -90,8 +92,8 @@ class House:
 
     async def post(self, count: int) -> None:
         """Give complaints to intake, as soon as it is there."""
-        headers = {"Authorization": f"Bearer {self.key}"}
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", trust_env=False) as client:
+        headers = {"Authorization": f"Bearer {self.keys[Role.front_line]}"}
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.ports['intake']}", trust_env=False) as client:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while len(self.tickets) < count:
                     try:
@@ -113,6 +115,41 @@ class House:
         while (found := await self.value(service, sql)) != expected:
             assert asyncio.get_running_loop().time() < deadline, f"{found!r} is not {expected!r}: {sql}"
             await asyncio.sleep(0.2)
+
+    async def dies(self, service: str, bug: str | None, gap: str) -> None:
+        """Start it, and let it die where it reaches the gap; end it when it does not get there."""
+        process = self.start(service, *planted(bug), "--kill-at", gap)
+        with suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(process.wait, BATCH_SECONDS)
+        process.kill()
+
+    async def accept(self, number: str) -> None:
+        """As the branch that has the order."""
+        headers = {"Authorization": f"Bearer {self.keys[Role.branch]}"}
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.ports['dispatch']}", trust_env=False) as client:
+            (await client.post(f"/v1/orders/{number}/accept", headers=headers)).raise_for_status()
+
+    async def again(self, service: str) -> None:
+        """A full replay of a service's outbox."""
+        database = Database(self.urls[service], plumbing.outbox, pool_size=1)
+        async with database.transaction() as transaction:
+            await transaction.connection.execute(text("UPDATE outbox SET published_at = NULL"))
+        await database.close()
+
+    async def publish_backwards(self) -> None:
+        """The outbox of dispatch in the wrong order, in place of its relay."""
+        database = Database(self.urls["dispatch"], plumbing.outbox, pool_size=1)
+        async with AIOKafkaProducer(bootstrap_servers=self.broker.bootstrap, acks="all") as producer:
+            async with database.transaction() as transaction:
+                rows = await transaction.connection.execute(
+                    text("SELECT * FROM outbox WHERE version IS NOT NULL ORDER BY id DESC")
+                )
+                for row in rows:
+                    envelope = Envelope(row.event_id, "/gongdan/dispatch", row.type, row.subject, row.time, row.version)
+                    key, headers = str(row.subject).encode(), envelope.headers()
+                    await producer.send_and_wait(row.topic, key=key, value=bytes(row.payload), headers=headers)
+                await transaction.connection.execute(text("UPDATE outbox SET published_at = now()"))
+        await database.close()
 
     async def found(self) -> dict[int, list[str]]:
         """The breaches by invariant. The processes end first, so that nothing moves any more."""
@@ -136,8 +173,9 @@ async def _scalar(connection: Any, sql: str) -> Any:
 
 @pytest_asyncio.fixture
 async def house(databases: Databases, broker: Broker, tmp_path: Path) -> AsyncIterator[House]:
-    key, record = generate_key(Role.front_line, "test")
-    save_records(tmp_path / "keys.json", [record])
+    made = {Role.front_line: generate_key(Role.front_line, "f"), Role.branch: generate_key(Role.branch, "b", "jinan")}
+    save_records(tmp_path / "keys.json", [record for _, record in made.values()])
+    keys = {role: key for role, (key, _) in made.items()}
     environment = {
         "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap,
         "KEYS_FILE": str(tmp_path / "keys.json"),
@@ -146,7 +184,11 @@ async def house(databases: Databases, broker: Broker, tmp_path: Path) -> AsyncIt
     }
     urls = {service: await databases.fresh(service) for service in SERVICES}
     with ExitStack() as running:
-        yield House(urls, broker, tmp_path, free_port(), key, environment, running)
+        yield House(urls, broker, {}, keys, environment, running)
+
+
+def planted(bug: str | None) -> tuple[str, ...]:
+    return ("--plant", bug) if bug else ()
 
 
 def about(found: dict[int, list[str]], service: str, *invariants: int) -> list[str]:
@@ -242,78 +284,64 @@ async def test_a_relay_that_loses_or_reorders_is_found(
 
 
 @pytest.mark.parametrize(
-    ("bug", "gap"),
-    [
-        (None, "consumer.effects_written"),
-        ("commit_before_apply", "planted.offset_stored"),
-        ("offset_stored_apart", "planted.effects_stored"),
-    ],
+    ("bug", "gap"), [(None, "consumer.effects_written"), ("commit_before_apply", "planted.offset_stored")]
 )
-async def test_a_reader_whose_offset_and_effects_part_is_found(house: House, bug: str | None, gap: str) -> None:
-    planted = ("--plant", bug) if bug else ()
+async def test_a_reader_that_moves_on_before_it_has_applied_is_found(house: House, bug: str | None, gap: str) -> None:
+    """Each death loses a batch; the tickets are not in the first one."""
     house.start("intake")
     await house.post(3)
-    await house.until("intake", "SELECT count(*) FROM outbox WHERE published_at IS NULL", 0)
-    dying = house.start("review", *planted, "--kill-at", gap)
-    await asyncio.to_thread(dying.wait, PATIENCE_SECONDS)
-    house.start("review", *planted)
-    await house.until("intake", "SELECT count(*) FROM outbox WHERE published_at IS NULL", 0)
-    await asyncio.sleep(4.0)
+    await house.until("intake", UNPUBLISHED, 0)
+    for _ in range(4):
+        await house.dies("review", bug, gap)
+    house.start("review", *planted(bug))
+    await asyncio.sleep(BATCH_SECONDS)
     found = about(await house.found(), "review", 2, 3, 4, 5)
+    assert bool(found) is bool(bug), found
+
+
+@pytest.mark.parametrize(
+    ("bug", "gap"), [(None, "consumer.committed:2"), ("offset_stored_apart", "planted.effects_stored:2")]
+)
+async def test_a_reader_that_moves_on_apart_from_its_effects_is_found(house: House, bug: str | None, gap: str) -> None:
+    """Each death comes at the second batch, so that every batch is applied before one; some hold escalations."""
+    for service in ("intake", "review", "sla"):
+        house.start(service)
+    await house.post(3)
+    for _ in range(8):
+        await house.dies("dispatch", bug, gap)
+    house.start("dispatch", *planted(bug))
+    await house.until("dispatch", ESCALATED, 3)
+    found = about(await house.found(), "dispatch", 2, 3, 4, 5)
     assert bool(found) is bool(bug), found
 
 
 @pytest.mark.parametrize("bug", [None, "no_version_check"])
 async def test_a_reader_that_applies_everything_it_sees_is_found(house: House, bug: str | None) -> None:
-    house.start("intake")
-    house.start("review", *(("--plant", bug) if bug else ()))
+    """Escalations are sent again; an order must not be escalated again."""
+    house.start("dispatch", *planted(bug))
+    for service in ("intake", "review", "sla"):
+        house.start(service)
     await house.post(3)
-    await house.until("review", "SELECT count(*) FROM reviews", 3)
-    await house.until("intake", "SELECT count(*) FROM outbox WHERE published_at IS NULL", 0)
-    await _again(house, "intake")
-    await asyncio.sleep(4.0)
-    found = about(await house.found(), "review", 2, 3, 4, 5)
+    await house.until("dispatch", ESCALATED, 3)
+    await house.again("sla")
+    await asyncio.sleep(BATCH_SECONDS)
+    found = about(await house.found(), "dispatch", 2, 3, 4, 5)
     assert bool(found) is bool(bug), found
-
-
-async def _again(house: House, service: str) -> None:
-    """A full replay."""
-    database = Database(house.urls[service], plumbing.outbox, pool_size=1)
-    async with database.transaction() as transaction:
-        await transaction.connection.execute(text("UPDATE outbox SET published_at = NULL"))
-    await database.close()
 
 
 @pytest.mark.parametrize("bug", [None, "parked_ticket_skipped"])
 async def test_a_reader_that_does_not_wait_for_what_is_missing_is_found(house: House, bug: str | None) -> None:
-    house.start("intake", roles="api")
+    """What dispatch says reaches intake backwards."""
+    house.start("intake", *planted(bug))
+    house.start("review")
+    house.start("dispatch", roles="api,consumer")
     await house.post(1)
-    number = house.tickets[0]["ticket_no"]
-    headers = {"Authorization": f"Bearer {house.key}"}
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{house.port}", trust_env=False, headers=headers) as client:
-        (await client.post(f"/v1/tickets/{number}/withdraw", json={"reason": "r"})).raise_for_status()
-    await _publish_backwards(house)
-    house.start("review", *(("--plant", bug) if bug else ()))
-    await house.until("review", "SELECT sum(version) FROM inbox WHERE publisher = 'intake'", 2)
-    await asyncio.sleep(3.0)
-    found = about(await house.found(), "review", 2, 3, 4)
+    await house.until("dispatch", "SELECT count(*) FROM work_orders", 1)
+    await house.accept(house.tickets[0]["ticket_no"])
+    await house.publish_backwards()
+    await house.until("intake", "SELECT sum(version) FROM inbox WHERE publisher = 'dispatch'", 2)
+    found = about(await house.found(), "intake", 2, 3, 4)
     assert bool(found) is bool(bug), found
-
-
-async def _publish_backwards(house: House) -> None:
-    """intake's outbox in the wrong order, with no relay of its own."""
-    database = Database(house.urls["intake"], plumbing.outbox, pool_size=1)
-    async with AIOKafkaProducer(bootstrap_servers=house.broker.bootstrap, acks="all") as producer:
-        async with database.transaction() as transaction:
-            rows = await transaction.connection.execute(
-                text("SELECT * FROM outbox WHERE topic = :topic ORDER BY id DESC"), {"topic": INTAKE}
-            )
-            for row in rows:
-                envelope = Envelope(row.event_id, "/gongdan/intake", row.type, row.subject, row.time, row.version)
-                key = str(row.subject).encode()
-                await producer.send_and_wait(INTAKE, key=key, value=bytes(row.payload), headers=envelope.headers())
-            await transaction.connection.execute(text("UPDATE outbox SET published_at = now()"))
-    await database.close()
 
 
 # ---- the sweep -------------------------------------------------------------------------------------------------------
@@ -323,7 +351,7 @@ async def _publish_backwards(house: House) -> None:
 async def test_a_sweep_that_fires_without_a_lock_is_found(house: House, bug: str | None) -> None:
     house.start("intake")
     for _ in range(2):
-        house.start("sla", *(("--plant", bug) if bug else ()))
+        house.start("sla", *planted(bug))
     await house.post(20)
     await house.until("sla", "SELECT count(DISTINCT ticket_id) FROM clocks WHERE breached_at IS NOT NULL", 20)
     found = await house.found()
