@@ -48,6 +48,10 @@ async def dead_behind(bench: Bench, producer: AIOKafkaProducer, ticket: UUID, **
         await send(producer, ticket, 3)
         await send(producer, ticket, 4)
         await bench.until(PARKED, 2, s=ticket)
+    return await letter_of(bench, ticket)
+
+
+async def letter_of(bench: Bench, ticket: UUID) -> int:
     return int((await bench.query("SELECT id FROM dead_letters WHERE record_key = :k", k=key(ticket)))[0].id)
 
 
@@ -146,7 +150,7 @@ async def test_nothing_before_a_discarded_event_is_skipped(
     async with bench.running(relay=False):
         await send(producer, ticket, 3, value=b"{not json")
         await bench.until(DEAD, 1, k=key(ticket))
-    number = (await desk.get("/dead-letters", limit=1))["dead_letters"][0]["id"]
+    number = await letter_of(bench, ticket)
     [result] = (await desk.post("/dead-letters:discard", ids=[number]))["results"]
     assert (result["state"], result["released"]) == ("open", 0)
     assert "version 1" in result["detail"]
@@ -161,7 +165,7 @@ async def test_a_forged_record_that_is_discarded_moves_no_version(
     async with bench.running(relay=False):
         await send(producer, ticket, 1, headers=forged)
         await bench.until(DEAD, 1, k=key(ticket))
-    number = (await desk.get("/dead-letters", limit=1))["dead_letters"][0]["id"]
+    number = await letter_of(bench, ticket)
     [result] = (await desk.post("/dead-letters:discard", ids=[number]))["results"]
     assert result["state"] == "discarded"
     assert await bench.query("SELECT 1 FROM inbox WHERE subject = :s", s=ticket) == []
