@@ -17,7 +17,7 @@ from deploy.audit.evidence import Scope
 from deploy.audit.topics import Log
 from services.sla.app import JOBS_POOL_SIZE
 from shared.messaging.pauses import ALL, STOPPED_BY
-from shared.service import BACKGROUND_POOL_SIZE, HEALTH_POOL_SIZE
+from shared.service import BACKGROUND_POOL_SIZE, HEALTH_POOL_SIZE, RELAY_POOL_SIZE
 
 ASK_SECONDS = 0.5
 SCANS_SECONDS = 2.0
@@ -25,7 +25,7 @@ IDLE_LIMIT_SECONDS = 15
 LARGE_TABLE_ROWS = 10_000
 POOL_SIZE = 5
 # Beside the pool for requests: readers and jobs, the relay, health, and the session of the leases.
-BACKGROUND_CONNECTIONS = 2 * BACKGROUND_POOL_SIZE + HEALTH_POOL_SIZE + 1
+BACKGROUND_CONNECTIONS = BACKGROUND_POOL_SIZE + RELAY_POOL_SIZE + HEALTH_POOL_SIZE + 1
 
 _UNPUBLISHED = "SELECT id FROM outbox WHERE published_at IS NULL ORDER BY id LIMIT 1000"
 _LAST = "SELECT coalesce(max(id), 0) FROM outbox"
