@@ -29,13 +29,14 @@ from shared.ids import new_id
 from tests.e2e.test_faults import healed
 from tests.support.journey import register, until
 from tests.support.parts import free_port
-from tests.support.stack import RunningStack
+from tests.support.stack import RunningStack, running_stack
 from tests.support.tickets import complaint
 
 RULES = PROJECT / "deploy/alerts/gongdan.rules.yaml"
 EXAMPLE = PROJECT / "deploy/alerts/prometheus.yaml"
 REQUIRED = "GONGDAN_REQUIRE_PROMETHEUS"
 PATIENCE_SECONDS = 90.0
+PORTS = 21_800
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 GOOD = TicketWithdrawn(ticket_no="T20261122-0000001", reason="r", actor="front_line:test").model_dump_json().encode()
 
@@ -72,6 +73,13 @@ def configuration(stack: RunningStack, folder: Path) -> None:
         job["static_configs"][0]["targets"] = [stack.url(job["job_name"].removeprefix("gongdan-")).rpartition("/")[2]]
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     (folder / "ops_key").write_text(stack.facts["keys"]["ops"], encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """On the embedded broker: the alarms look at the services, which are the same."""
+    with running_stack(tmp_path_factory.mktemp("stack") / "data", PORTS) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -144,15 +152,13 @@ async def test_a_service_that_hangs(stack: RunningStack, prometheus: Prometheus)
 
 
 async def test_a_broker_that_is_gone(stack: RunningStack, prometheus: Prometheus) -> None:
-    program = "deploy.local.broker" if stack.facts["kafka"]["kind"] == "embedded" else "kafka.Kafka"
-    async with kept_down(stack, program):
+    async with kept_down(stack, "deploy.local.broker"):
         await asyncio.to_thread(register, stack, complaint())
         await prometheus.shows("BrokerUnreachable", "dispatch")
         await prometheus.shows("OutboxStuck", "intake")
     await prometheus.shows("OutboxStuck", "intake", firing=False)
     await prometheus.shows("BrokerUnreachable", "dispatch", firing=False)
-    if stack.facts["kafka"]["kind"] == "embedded":
-        await prometheus.shows("LogChanged", "review")
+    await prometheus.shows("LogChanged", "review")
     healed(stack)
 
 
