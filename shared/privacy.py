@@ -32,13 +32,16 @@ _MOBILE = re.compile(rf"(?<!\d)((?:(?:\+|00)?86{_BETWEEN})?)(1{_BETWEEN}[3-9](?:
 _CARD = re.compile(r"(?<![\dT])\d(?:[- ]?\d){15,18}(?!\d)")
 _LANDLINE = re.compile(rf"(?<!\d)0\d{{2,3}}{_BETWEEN}\d{{7,8}}(?!\d)")
 _LONG_RUN = re.compile(r"\d{20,}")
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+# Our own ids: the digits of one in a few hundred look like a phone.
+_UUID = re.compile(r"(?<![0-9A-Za-z])([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})(?![0-9A-Za-z])")
 _FULLWIDTH_DIGIT = re.compile("[０-９]")
 _FULLWIDTH = str.maketrans("０１２３４５６７８９", "0123456789")
 
 
 def mask(text: str, name: str | None = None) -> str:
     """The text with phone, identity and card numbers masked (138****0000; only the last four of an identity number).
+
+    UUIDs stay as they are.
 
     `name` is the customer's, where it is known; it is masked too.
     """
@@ -48,6 +51,11 @@ def mask(text: str, name: str | None = None) -> str:
         text = text.translate(_FULLWIDTH)
     if _DIGIT_RUN.search(text) is None:
         return text
+    parts = _UUID.split(text)
+    return "".join(part if index % 2 else _masked(part) for index, part in enumerate(parts))
+
+
+def _masked(text: str) -> str:
     # Order matters: an identity number holds runs that look like phones.
     text = _IDENTITY.sub(r"**************\2", text)
     text = _OLD_IDENTITY.sub(r"************\1", text)
@@ -68,13 +76,11 @@ def mask_value(value: str | int | float | bool | None, name: str | None = None) 
 
 
 def mask_json(value: Any) -> Any:
-    """Every text and number in parsed JSON masked, names of fields too; only UUIDs stay as they are."""
+    """Every text and number in parsed JSON masked, names of fields too."""
     if isinstance(value, dict):
         return {mask(name): mask_json(each) for name, each in value.items()}
     if isinstance(value, list):
         return [mask_json(each) for each in value]
-    if isinstance(value, str) and _UUID.fullmatch(value):
-        return value
     return mask_value(value)
 
 
