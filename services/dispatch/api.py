@@ -13,7 +13,7 @@ from services.dispatch.schemas import CallbackQueue, OrderPage, OrderView, order
 from services.dispatch.usecases import Desk, may_see
 from shared.database.engine import Database, Transaction
 from shared.errors import NotFound
-from shared.http.auth import Principal, allow
+from shared.http.auth import DoorFirst, Principal, allow
 from shared.http.fields import RequestModel
 from shared.http.idempotency import IdempotencyKey, answer_once
 from shared.http.keys import Role
@@ -48,7 +48,7 @@ VERBS: tuple[tuple[str, type[RequestModel], tuple[Role, ...], Verb, str], ...] =
 
 
 def routes(desk: Desk, database: Database) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["orders"])
+    router = APIRouter(route_class=DoorFirst, prefix="/v1", tags=["orders"])
 
     async def act(
         http: Request,

@@ -37,7 +37,7 @@ from shared.contracts.ticket import TicketSnapshot
 from shared.database.engine import Database, Transaction
 from shared.database.group_commit import GroupCommit
 from shared.errors import Conflict, NotFound
-from shared.http.auth import Principal, allow
+from shared.http.auth import DoorFirst, Principal, allow
 from shared.http.fields import Moment, RequestModel
 from shared.http.idempotency import IdempotencyKey, answer_once, request_hash
 from shared.http.keys import Role
@@ -77,7 +77,7 @@ def routes(
     relay: Relay,
     backlog_limit: int,
 ) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["tickets"])
+    router = APIRouter(route_class=DoorFirst, prefix="/v1", tags=["tickets"])
 
     def overloaded() -> bool:
         return relay.waiting > backlog_limit

@@ -13,7 +13,7 @@ from services.review.schemas import ApprovalList, ApprovalView, ReviewPage, Revi
 from services.review.usecases import Desk
 from shared.database.engine import Database, Transaction
 from shared.errors import NotFound
-from shared.http.auth import Principal, allow
+from shared.http.auth import DoorFirst, Principal, allow
 from shared.http.fields import RequestModel
 from shared.http.idempotency import IdempotencyKey, answer_once
 from shared.http.keys import Role
@@ -46,7 +46,7 @@ DECISIONS: tuple[tuple[str, type[RequestModel], Decision, str], ...] = (
 
 
 def routes(desk: Desk, database: Database) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["reviews"])
+    router = APIRouter(route_class=DoorFirst, prefix="/v1", tags=["reviews"])
 
     async def act(
         http: Request, principal: Principal, key: str | None, work: Callable[[Transaction], Awaitable[Any]]

@@ -30,7 +30,7 @@ from services.sla.usecases import edit
 from services.sla.usecases.desk import Desk
 from shared.database.engine import Database, Transaction
 from shared.errors import NotFound
-from shared.http.auth import Principal, allow
+from shared.http.auth import DoorFirst, Principal, allow
 from shared.http.fields import Day
 from shared.http.idempotency import IdempotencyKey, answer_once
 from shared.http.keys import Role
@@ -50,7 +50,7 @@ CONFLICT: dict[int | str, dict[str, Any]] = {404: {"model": Problem}, 409: {"mod
 
 
 def routes(desk: Desk, database: Database) -> APIRouter:
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(route_class=DoorFirst, prefix="/v1")
 
     async def find_ticket(principal: Principal, reference: str) -> Any:
         return await database.read(lambda connection: edit.find_ticket(connection, principal, reference))

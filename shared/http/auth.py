@@ -1,11 +1,13 @@
 """Who gets in: API keys and tokens, roles, the branch scope. Every route but `/health/*` depends on `allow(...)`."""
 
-from collections.abc import Callable, Sequence
-from typing import Annotated
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
+from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
+from starlette.responses import Response
 
 from shared.errors import Forbidden
 from shared.http.key_store import KeyStore
@@ -18,6 +20,8 @@ from shared.telemetry import metrics
 __all__ = ["Door", "Principal", "allow"]
 
 CREDENTIALS_LIMIT_BYTES = 8 * 1024
+ENTERED = "gongdan.principal"
+"""Where in the ASGI scope the caller stands once it was let in."""
 
 
 class Door:
@@ -87,6 +91,11 @@ class allow(SecurityBase):
         self.scheme_name = "ApiKey"
 
     async def __call__(self, request: Request, _: Annotated[None, Depends(_TOKEN_SCHEME)]) -> Principal:
+        entered: Principal | None = request.scope.get(ENTERED)
+        return entered or await self.enter(request)
+
+    async def enter(self, request: Request) -> Principal:
+        """Raises `NotAuthenticated`, `Forbidden`, or `Refused` (429)."""
         door: Door = request.app.state.door
         rates: RateLimits = request.app.state.rates
         try:
@@ -98,3 +107,18 @@ class allow(SecurityBase):
         if principal.role not in self.roles:
             raise Forbidden("role_not_allowed", f"this needs one of the roles: {', '.join(sorted(self.roles))}")
         return principal
+
+
+class DoorFirst(APIRoute):
+    """A route that asks who is there before it reads the body: FastAPI would read and check that first."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        gates = [inner.call for inner in self.dependant.dependencies if isinstance(inner.call, allow)]
+
+        async def guarded(request: Request) -> Response:
+            for gate in gates:
+                request.scope[ENTERED] = await gate.enter(request)
+            return await handle(request)
+
+        return guarded

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.database.engine import Database, Transaction
 from shared.errors import Transient
-from shared.http.auth import allow
+from shared.http.auth import DoorFirst, allow
 from shared.http.key_store import KeyStore
 from shared.http.keys import KeyRecord, KeyState, Role
 from shared.http.principal import Principal
@@ -98,7 +98,7 @@ class KeyList(BaseModel):
 
 
 def keys_route(keys: KeyStore, uses: KeyUses) -> APIRouter:
-    router = APIRouter(prefix="/v1/ops", tags=["operations"])
+    router = APIRouter(route_class=DoorFirst, prefix="/v1/ops", tags=["operations"])
 
     @router.get("/keys", summary="The API keys and their last use at this service", response_model=KeyList)
     async def listed(principal: Annotated[Principal, Depends(allow(Role.ops))]) -> KeyList:

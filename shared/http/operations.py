@@ -17,7 +17,7 @@ from shared.database.audit import AuditReport, Head, verify
 from shared.database.audit_watch import tell
 from shared.database.engine import Database, Transaction
 from shared.errors import Conflict, Invalid, NotFound
-from shared.http.auth import Principal, allow
+from shared.http.auth import DoorFirst, Principal, allow
 from shared.http.fields import Code, Moment, RequestModel, ShortText
 from shared.http.keys import Role
 from shared.http.paging import Cursor, Limit, cursor_out, read_cursor
@@ -131,7 +131,7 @@ class Pauses(BaseModel):
 
 
 def operations_routes(operated: Operated) -> APIRouter:
-    router = APIRouter(prefix="/v1/ops", tags=["operations"])
+    router = APIRouter(route_class=DoorFirst, prefix="/v1/ops", tags=["operations"])
     _looking(router, operated)
     _settling(router, operated)
     _streams(router, operated)

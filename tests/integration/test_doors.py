@@ -166,6 +166,18 @@ async def test_nobody_gets_in_who_may_not(house: House) -> None:
                 assert counted(reason) == before + 1, f"{route}: {what}"
 
 
+async def test_a_strangers_body_is_not_looked_at(house: House) -> None:
+    json = {"Content-Type": "application/json"}
+    async with house.client() as client:
+        for route in guarded(house.app):
+            answer = await client.request(route.method, route.url(), headers=json, content=b"{not json")
+            assert answer.status_code == 401, str(route)
+            for role in set(Role) - route.roles:
+                headers = json | dict(bearer(house.keys[role]))
+                answer = await client.request(route.method, route.url(), headers=headers, content=b"{not json")
+                assert answer.status_code == 403, f"{route}: {role}"
+
+
 async def test_credentials_in_the_address_are_not_read(house: House) -> None:
     key, token = house.keys[Role.supervisor], house.issuer.token()
     async with house.client() as client:
