@@ -195,6 +195,8 @@ class Service:
         background: list[Callable[[], Awaitable[None]]] = [self._sync_clock, self._measure_health]
         if {"consumer", "relay", "api"} & set(roles):
             background.append(self.watch.run)
+        if {"api", "relay"} & set(roles):
+            background.append(self.relay.watch_backlog)
         if "relay" in roles:
             background += [self._relay, Sealer(self._relay_database, self.leases).run]
             background.append(Scrubber(self._relay_database, self.leases).run)

@@ -289,7 +289,7 @@ class Consumer(Generic[State]):
         if dead_in_a_row >= DEAD_IN_A_ROW_LIMIT:
             failure = f"{dead_in_a_row} records in a row could not be applied; reading stopped"
 
-        async def store(transaction: Transaction) -> None:
+        async def store(transaction: Transaction, record: Record = record) -> None:
             await dead_letters.bury(transaction, self._service, record, reason)
             if failure is not None:
                 await pauses.pause(transaction, pauses.ALL, actor=pauses.STOPPED_BY, reason=failure)
@@ -297,7 +297,13 @@ class Consumer(Generic[State]):
                 raise OwnershipLost
             reach("consumer.burial_written")
 
-        await self._database.write(store)
+        try:
+            await self._database.write(store)
+        except (Transient, OwnershipLost):
+            raise
+        except Exception as fault:
+            log.error("a dead letter cannot be kept whole", extra={"error": type(fault).__name__}, exc_info=fault)
+            await self._database.write(lambda transaction: store(transaction, dead_letters.bare(record)))
         reach("consumer.buried")
         for (topic, number), (_, after) in moves.items():
             self._positions[TopicPartition(topic, number)] = after

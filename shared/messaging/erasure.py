@@ -74,6 +74,13 @@ async def note_erased(connection: AsyncConnection, subjects: Iterable[UUID]) -> 
     )
 
 
+async def scrub_again(connection: AsyncConnection, subjects: Iterable[UUID]) -> None:
+    """Something that may hold their texts was stored after they were taken out."""
+    await connection.execute(
+        text("UPDATE erased_subjects SET scrubbed_at = NULL WHERE subject = ANY(:ids)"), {"ids": sorted(subjects)}
+    )
+
+
 class Scrubber:
     """Takes the texts of erased tickets out of one service's plumbing, until cancelled; one leader a service."""
 

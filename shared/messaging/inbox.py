@@ -209,6 +209,11 @@ async def move_positions(
 
 
 def record_time(record: Record) -> datetime | None:
+    """When the record was sent, as it says itself; None where no calendar has that moment."""
     if record.timestamp_ms is None or record.timestamp_ms < 0:
         return None
-    return datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+    try:
+        return datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        # Whoever sent it may have set any moment.
+        return None

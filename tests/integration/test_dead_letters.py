@@ -15,6 +15,8 @@ from shared.contracts.topics import INTAKE
 from shared.ids import new_id
 from tests.support.messaging import NOW, OF_THESE, Bench, send
 
+NESTED = b'["13800001234", %s%s]'
+
 
 @pytest.mark.parametrize(
     ("damage", "expected"),
@@ -26,11 +28,15 @@ from tests.support.messaging import NOW, OF_THESE, Bench, send
         ({"headers": [("ce_specversion", b"1.\x00")]}, "ce_specversion is not 1.0"),
         ({"headers": [("ce_specversion\x00", b"1.0")]}, "ce_specversion is missing"),
         ({"headers": [("ce_specversion", None)]}, "ce_specversion is missing"),
+        ({"headers": [], "value": NESTED % (b"[" * 300, b"]" * 300)}, "ce_specversion is missing"),
+        ({"headers": [], "value": NESTED % (b"[" * 600, b"]" * 600)}, "ce_specversion is missing"),
+        ({"headers": [], "value": NESTED % (b"[" * 2000, b"]" * 2000)}, "ce_specversion is missing"),
         ({"reason": "nul \x00"}, "NUL"),
         ({"reason": "poison"}, "never be applied"),
     ],
     ids=[
         *("not json", "wrong types", "no headers", "bad bytes", "nul in a header", "nul in a name", "no value"),
+        *("deep", "deeper than can be walked", "deeper than can be read"),
         *("nul in the data", "refused by the handler"),
     ],
 )
