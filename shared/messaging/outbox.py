@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.database.engine import Database, Transaction
+from shared.failpoints import reach
 
 DAYS_AHEAD = 7
 PARTITION = "outbox_p"
@@ -79,6 +80,8 @@ async def replay(
             )
             if result.rowcount:
                 noted(transaction, result.rowcount)
+            reach("replay.written")
+        reach("replay.committed")
         yield Chunk(upto, result.rowcount, upto == last)
         first = upto + 1
 
