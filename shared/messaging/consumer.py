@@ -193,6 +193,7 @@ class Consumer(Generic[State]):
         consumer = await self._reader.connected()
         incarnation = await self._watch.known()
         beginnings = await within(ANSWER_SECONDS, consumer.beginning_offsets(partitions))
+        await self._projection.on_new_log(self._database, self._is_alive)
         applied = {each: at.record_at if (at := self._positions.get(each)) else None for each in partitions}
         since: dict[str, datetime | None] = {}
         for partition, moment in applied.items():
@@ -208,7 +209,6 @@ class Consumer(Generic[State]):
             for topic in sorted(set(since) - {CONTROL, BRANCH_REPLIES}):
                 request = ReplayRequested(topic=topic, since=since[topic], requested_by=self._service, reason=reason)
                 transaction.publish(request, subject=new_id(), version=1, time=now)
-            await self._projection.on_new_log(transaction)
             reach("consumer.start_written")
 
         await self._database.write(store)
