@@ -192,9 +192,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         self.compose(roles)
-        background: list[Callable[[], Awaitable[None]]] = [self._sync_clock, self._measure_health]
-        if {"consumer", "relay", "api"} & set(roles):
-            background.append(self.watch.run)
+        background: list[Callable[[], Awaitable[None]]] = [self._sync_clock, self._measure_health, self.watch.run]
         if "relay" in roles:
             background += [self._relay, Sealer(self._relay_database, self.leases).run]
             background.append(Scrubber(self._relay_database, self.leases).run)
