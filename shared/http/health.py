@@ -1,6 +1,10 @@
-"""Health: is the process alive, and can it do its work? Readiness names every reason why not."""
+"""Health: is the process alive, and can it do its work? Readiness names every reason why not.
 
-from collections.abc import Awaitable, Callable
+Whatever hangs, an answer comes in little more than 3 s: probes and alarms must not hang with it.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import orjson
@@ -9,7 +13,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from starlette.responses import Response
 
-Check = Callable[[], Awaitable[str | None]]
+from shared.messaging.patience import within
+
+CHECK_SECONDS = 3.0
+
+Check = Callable[[], Coroutine[Any, Any, str | None]]
 """Gives the reason why the part is not ready, or None."""
 
 
@@ -25,6 +33,18 @@ class Readiness(BaseModel):
     warnings: list[str] = []
 
 
+async def answers(checks: Mapping[str, Check]) -> dict[str, str | None]:
+    """What each part says, asked side by side; of one that hangs, that it gave no answer."""
+
+    async def ask(check: Check) -> str | None:
+        try:
+            return await within(CHECK_SECONDS, check())
+        except TimeoutError:
+            return f"no answer within {CHECK_SECONDS:.0f} s"
+
+    return dict(zip(checks, await asyncio.gather(*map(ask, checks.values())), strict=True))
+
+
 def health_routes(checks: dict[str, Check], warnings: Callable[[], list[str]] = list) -> APIRouter:
     router = APIRouter(tags=["health"])
 
@@ -38,7 +58,7 @@ def health_routes(checks: dict[str, Check], warnings: Callable[[], list[str]] = 
         responses={200: {"model": Readiness}, 503: {"model": Readiness}},
     )
     async def ready() -> Response:
-        results: dict[str, Any] = {name: await check() or "ok" for name, check in checks.items()}
+        results = {name: reason or "ok" for name, reason in (await answers(checks)).items()}
         well = all(result == "ok" for result in results.values())
         body = Readiness(status="ready" if well else "not_ready", checks=results, warnings=warnings())
         return Response(

@@ -21,6 +21,7 @@ from shared.contracts.registry import MODELS
 from shared.database.engine import LONG_STATEMENT, Database
 from shared.database.leases import Leases
 from shared.errors import Transient
+from shared.failpoints import reach
 from shared.messaging.inbox import headers_in, headers_out
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,8 @@ class Scrubber:
             await _scrub_waiting(connection, ids)
             await connection.execute(_FORGET_ANSWERS, {"keys": [str(each).encode() for each in ids]})
             await connection.execute(_SCRUBBED, {"ids": ids})
+            reach("erasure.written")
+        reach("erasure.committed")
         log.info("texts erased", extra={"count": len(ids)})
         return len(ids)
 

@@ -1,14 +1,15 @@
 """The outbox table: daily partitions, its backlog, and replay of what it keeps."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.database.engine import Database, Transaction
+from shared.failpoints import reach
 
 DAYS_AHEAD = 7
 PARTITION = "outbox_p"
@@ -64,14 +65,27 @@ async def backlog(connection: AsyncConnection, bound: int) -> Backlog:
     return Backlog(int(row.waiting), float(row.oldest))
 
 
-async def replay(
+def replay(
     database: Database,
     selection: Selection,
     *,
     after: int = 0,
     noted: Callable[[Transaction, int], None] = lambda transaction, marked: None,
 ) -> AsyncIterator[Chunk]:
-    """Mark what was published as unpublished, from the id behind `after` on; the relay sends it again, in order.
+    """Mark what was published as unpublished, from the id behind `after` on; the relay sends it again, in order."""
+    values = {**selection._asdict(), "topics": list(selection.topics)}
+    return unmark(database, _UNMARK, values, after=after, noted=noted)
+
+
+async def unmark(
+    database: Database,
+    statement: TextClause,
+    values: Mapping[str, Any],
+    *,
+    after: int = 0,
+    noted: Callable[[Transaction, int], None] = lambda transaction, marked: None,
+) -> AsyncIterator[Chunk]:
+    """Run the statement over all ids behind `after`, from `:first` to `:upto` each time.
 
     One short transaction a chunk of ids, each told to `noted`: a week of events blocks nobody and meets no time limit.
     Stopping in between is safe, and so is beginning anew: what is marked stays marked.
@@ -80,12 +94,13 @@ async def replay(
     while first <= last:
         upto = min(first + CHUNK_IDS - 1, last)
         async with database.transaction() as transaction:
-            result = await transaction.connection.execute(
-                _UNMARK, {"first": first, "upto": upto, **selection._asdict(), "topics": list(selection.topics)}
-            )
-            if result.rowcount:
-                noted(transaction, result.rowcount)
-        yield Chunk(upto, result.rowcount, upto == last)
+            given = {**values, "first": first, "upto": upto}
+            marked = (await transaction.connection.execute(statement, given)).rowcount
+            if marked:
+                noted(transaction, marked)
+            reach("replay.written")
+        reach("replay.committed")
+        yield Chunk(upto, marked, upto == last)
         first = upto + 1
 
 
