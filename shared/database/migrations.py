@@ -52,7 +52,14 @@ def _migrate(connection: Connection, metadata: MetaData) -> None:
     connection.execute(text(f"SELECT pg_advisory_lock({LOCK_KEY})"))
     connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
     connection.commit()
-    context.configure(connection=connection, target_metadata=metadata, include_name=_ours, compare_server_default=False)
+    # Each revision in a transaction of its own, so that the locks of one are not held through the next.
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        include_name=_ours,
+        compare_server_default=False,
+        transaction_per_migration=True,
+    )
     with context.begin_transaction():
         context.run_migrations()
 

@@ -22,7 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
 from shared.failpoints import reach
 
@@ -55,7 +55,7 @@ class KeyRefused(Exception):
 class KeyRecord(BaseModel):
     """One key as stored. `scope` is the branch id for a branch, the channel for a front line (none: every channel).
 
-    `client` is the owner; a key that names none is its own. Times are UTC, of the real clock.
+    `client` is the owner; a key that names none is its own. Times are of the real clock, written with their offset.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,9 +66,9 @@ class KeyRecord(BaseModel):
     name: str
     scope: str | None = None
     client: str = Field(default_factory=lambda values: values["key_id"])
-    created_at: datetime
-    expires_at: datetime | None = None
-    revoked_at: datetime | None = None
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None = None
+    revoked_at: AwareDatetime | None = None
 
     def state(self, now: datetime) -> KeyState:
         if self.revoked_at is not None:
@@ -151,7 +151,7 @@ def add_key(
     name: str,
     scope: str | None = None,
     client: str | None = None,
-    expires_at: datetime | None = None,
+    expires_at: AwareDatetime | None = None,
 ) -> str:
     """Append a new key and give its text. Raises `KeyRefused`."""
     if role is Role.branch and not scope:

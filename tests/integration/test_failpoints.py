@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from deploy.local.state import load_secrets
@@ -128,14 +129,45 @@ async def test_a_process_that_dies_in_a_gap_loses_nothing_and_doubles_nothing(
 
 async def test_a_migration_that_dies_leaves_nothing_half_done(databases: Databases, tmp_path: Path) -> None:
     url = await databases.empty()
-    environment = {
-        "REVIEW_DATABASE_URL": url,
-        "REVIEW_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
-        "REVIEW_KEYS_FILE": str(tmp_path / "keys.json"),
-    }
-    for gap, code in (("migration.statement_run:4", -9), ("migration.statement_run:12", -9), (None, 0)):
+    environment = of_review(url, tmp_path)
+    # The 27th statement is the first of the third revision: the two before it are done by then.
+    for gap, code, stands in (
+        ("migration.statement_run:4", -9, None),
+        ("migration.statement_run:12", -9, None),
+        ("migration.statement_run:27", -9, "0002_operations"),
+        (None, 0, "0003_erasure"),
+    ):
         process = sabotaged(gap, "services.review", "migrate", environment=environment)
         assert await ended(process, DEATH_SECONDS) == code
+        assert await revision(url) == stands
+
+
+async def test_migrations_that_start_at_once_run_one_after_the_other(databases: Databases, tmp_path: Path) -> None:
+    url = await databases.empty()
+    environment = of_review(url, tmp_path)
+    processes = [sabotaged(None, "services.review", "migrate", environment=environment) for _ in range(3)]
+    assert [await ended(process, DEATH_SECONDS) for process in processes] == [0, 0, 0]
+    assert await revision(url) == "0003_erasure"
+
+
+def of_review(url: str, folder: Path) -> dict[str, str]:
+    return {
+        "REVIEW_DATABASE_URL": url,
+        "REVIEW_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "REVIEW_KEYS_FILE": str(folder / "keys.json"),
+    }
+
+
+async def revision(url: str) -> str | None:
+    """The last revision that a database stands at; none before the first."""
+    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    try:
+        if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
+            return None
+        found: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
+        return found
+    finally:
+        await connection.close()
 
 
 @pytest.mark.kafka

@@ -1,6 +1,7 @@
 """API keys: the file, its rules, and how a running service follows it."""
 
 import hmac
+import json
 import os
 import subprocess
 import sys
@@ -234,6 +235,7 @@ def test_a_file_replaced_with_the_same_time_is_noticed(tmp_path: Path) -> None:
 
 
 def damage(path: Path, how: str) -> None:
+    """`how` may name a time, which somebody then wrote by hand without its offset."""
     if how == "missing":
         path.unlink()
     elif how == "half-written":
@@ -249,13 +251,29 @@ def damage(path: Path, how: str) -> None:
     elif how == "a key twice":
         text = path.read_text().strip()
         path.write_text(text[:-1] + "," + text[1:])
+    elif how in ("created_at", "expires_at", "revoked_at"):
+        (written,) = json.loads(path.read_bytes())
+        path.write_text(json.dumps([written | {how: "2026-11-22T12:00:00"}]))
     elif how == "a folder":
         path.unlink()
         path.mkdir()
 
 
 @pytest.mark.parametrize(
-    "how", ["missing", "half-written", "empty", "not text", "deep", "another shape", "a key twice", "a folder"]
+    "how",
+    [
+        "missing",
+        "half-written",
+        "empty",
+        "not text",
+        "deep",
+        "another shape",
+        "a key twice",
+        "a folder",
+        "created_at",
+        "expires_at",
+        "revoked_at",
+    ],
 )
 def test_a_damaged_file_keeps_the_last_keys_and_warns(
     tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
