@@ -26,7 +26,7 @@ from tests.support.messaging import Bench
 __all__ = ["house"]
 
 WRITERS = 16
-WRITING_SECONDS = 6.0
+WRITING_SECONDS = 4.0
 TICKETS = 40
 # So many complaints of one problem within an hour are a batch, and each of them is escalated (GDM-D6).
 BATCH = 10
@@ -201,7 +201,7 @@ async def test_a_reader_that_does_not_wait_for_what_is_missing_is_found(house: H
 
 @pytest.mark.parametrize("bug", [None, "fire_without_lock"])
 async def test_a_sweep_that_fires_without_a_lock_is_found(house: House, bug: str | None) -> None:
-    house.time_scale = 3600
+    house.time_scale = 36_000
     house.start("intake")
     for _ in range(2):
         house.start("sla", *planted(bug))
