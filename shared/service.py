@@ -27,7 +27,7 @@ from shared.errors import Transient
 from shared.http import problems
 from shared.http.auth import Door, allow
 from shared.http.document import describe
-from shared.http.health import Check, answers, health_routes, metrics_route
+from shared.http.health import Check, Checkup, health_routes, metrics_route
 from shared.http.key_store import KeyStore
 from shared.http.key_uses import KeyUses, keys_route
 from shared.http.keys import Role
@@ -124,6 +124,7 @@ class Service:
             database.after_publish(self.relay.wake)
         self.consumer: Consumer[Any] | None = None
         self.checks: dict[str, Check] = {"database": self._check_database}
+        self._checkup = Checkup(self.checks)
         self.warnings: list[Callable[[], list[str]]] = []
         self._databases = (self.database, self.background, self._relay_database, self._health_database)
         self._jobs: list[Job] = []
@@ -294,7 +295,7 @@ class Service:
             self.checks["consumer"] = self._check_consumer
         if self.consumer is not None:
             self.app.include_router(operations_routes(self._operated(self.consumer)))
-        self.app.include_router(health_routes(self.checks, lambda: [text for fn in self.warnings for text in fn()]))
+        self.app.include_router(health_routes(self._checkup, lambda: [text for fn in self.warnings for text in fn()]))
         self.app.add_api_route(
             "/metrics",
             metrics_route,
@@ -307,7 +308,7 @@ class Service:
     async def _measure_health(self) -> None:
         """Show in the metrics what readiness says, so that alarms and probes never disagree."""
         while True:
-            for part, reason in (await answers(self.checks)).items():
+            for part, reason in (await self._checkup.answers()).items():
                 metrics.part_ready.labels(part).set(1 if reason is None else 0)
             await asyncio.sleep(HEALTH_SECONDS)
 
