@@ -155,7 +155,8 @@ async def waiting_for_callback(connection: AsyncConnection, limit: int) -> tuple
 
 
 _UNMARK_OPEN = text(
-    "UPDATE outbox SET published_at = NULL FROM work_orders WHERE outbox.id BETWEEN :first AND :upto"
+    "UPDATE outbox SET published_at = NULL, replayed_at = clock_timestamp()"
+    " FROM work_orders WHERE outbox.id BETWEEN :first AND :upto"
     " AND outbox.published_at IS NOT NULL AND outbox.subject = work_orders.ticket_id"
     " AND outbox.topic = 'gongdan.dispatch.' || work_orders.branch AND work_orders.status = ANY(:open)"
 )

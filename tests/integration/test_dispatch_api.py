@@ -304,3 +304,4 @@ async def test_on_a_new_log_branches_are_told_of_open_orders_again_also_after_a_
     assert {topic.startswith("gongdan.dispatch.") for _, topic in told} == {True}
     assert {subject for subject, _ in told} >= set(still_open)
     assert over_id not in {subject for subject, _ in told}
+    assert (await database.read(lambda connection: outbox.backlog(connection, 1000))).waiting == 0
