@@ -14,11 +14,13 @@ from shared.messaging import inbox
 
 TicketRow: TypeAlias = Any
 
-# Below or above it: an index finds these, and never "other than".
-_SEALED_OTHERWISE = text(
-    f"personal IS NOT NULL AND ({SEALED_WITH} < CAST(:prefix AS bytea) OR {SEALED_WITH} > CAST(:prefix AS bytea))"
-)
 _SEALED_WITH = text(f"personal IS NOT NULL AND {SEALED_WITH} = ANY(CAST(:prefixes AS bytea[]))")
+# Below or above it: an index finds these, and never "other than".
+_SEALED_UNKNOWN = text(
+    f"personal IS NOT NULL AND ({SEALED_WITH} < CAST(:prefix AS bytea) OR {SEALED_WITH} > CAST(:prefix AS bytea))"
+    f" AND {SEALED_WITH} <> ALL(CAST(:prefixes AS bytea[]))"
+)
+COUNTED = 100_000
 _ENDED = [str(status) for status in TERMINAL]
 
 
@@ -286,8 +288,15 @@ async def save_personal(connection: AsyncConnection, rows: Sequence[Mapping[str,
 
 
 async def sealed_with_others(connection: AsyncConnection, prefix: bytes, prefixes: Sequence[bytes]) -> tuple[int, int]:
-    """How many tickets' personal data begins otherwise than `prefix`, and how many of them with one of `prefixes`."""
-    count = select(func.count()).select_from(tickets)
-    all_others = await connection.execute(count.where(_SEALED_OTHERWISE), {"prefix": prefix})
-    known = await connection.execute(count.where(_SEALED_WITH), {"prefixes": prefixes})
-    return all_others.scalar_one(), known.scalar_one()
+    """How many tickets' personal data begins with one of `prefixes`, and how many with neither them nor `prefix`.
+
+    Each is counted up to one more than `COUNTED`.
+    """
+    counts = []
+    for condition in (_SEALED_WITH, _SEALED_UNKNOWN):
+        some = select(tickets.c.ticket_id).where(condition).limit(COUNTED + 1).subquery()
+        found = await connection.execute(
+            select(func.count()).select_from(some), {"prefix": prefix, "prefixes": list(prefixes)}
+        )
+        counts.append(int(found.scalar_one()))
+    return counts[0], counts[1]

@@ -90,7 +90,7 @@ async def unmark(
     One short transaction a chunk of ids, each told to `noted`: a week of events blocks nobody and meets no time limit.
     Stopping in between is safe, and so is beginning anew: what is marked stays marked.
     """
-    first, last = await database.read(lambda connection: _ids_behind(connection, after))
+    first, last = await database.read(lambda connection: ids_behind(connection, after))
     while first <= last:
         upto = min(first + CHUNK_IDS - 1, last)
         async with database.transaction() as transaction:
@@ -104,7 +104,7 @@ async def unmark(
         first = upto + 1
 
 
-async def _ids_behind(connection: AsyncConnection, after: int) -> tuple[int, int]:
+async def ids_behind(connection: AsyncConnection, after: int) -> tuple[int, int]:
     """The first and the last id behind this one; what comes later need not be sent again."""
     row = (
         await connection.execute(text("SELECT min(id), max(id) FROM outbox WHERE id > :after"), {"after": after})

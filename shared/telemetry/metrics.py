@@ -1,5 +1,7 @@
 """Every metric of every service, named in one place. Labels never hold ids or personal data."""
 
+import math
+
 from prometheus_client import Counter, Gauge, Histogram
 
 http_requests = Counter("gongdan_http_requests_total", "Answers by route and status", ["method", "route", "status"])
@@ -37,6 +39,8 @@ audit_seals = Counter("gongdan_audit_seals_total", "Seals put on the audit trail
 audit_chain_broken = Gauge("gongdan_audit_chain_broken", "1 when the last check found the audit trail altered")
 audit_unsealed_seconds = Gauge("gongdan_audit_unsealed_seconds", "Age of the oldest row of the audit trail not sealed")
 personal_old_key_rows = Gauge("gongdan_personal_old_key_rows", "Tickets whose personal data an old key sealed")
+# Not 0, which would say that the old key may go, before the one process that counts has counted.
+personal_old_key_rows.set(math.nan)
 clocks_fired = Counter("gongdan_clocks_fired_total", "Clock moments fired", ["moment"])
 clock_lateness_seconds = Histogram(
     "gongdan_clock_lateness_seconds",

@@ -1,16 +1,22 @@
 """Personal data at rest: keys that change while it runs, and what happens without the right one."""
 
+import asyncio
+import contextlib
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import event, text
 
+from services.intake import repository
 from services.intake.app import build
 from services.intake.settings import Settings
+from shared.telemetry import metrics
 from tests.support.apps import App, random_key, running_app
 from tests.support.parts import Databases
 from tests.support.sites import refusal
@@ -91,6 +97,59 @@ async def test_readiness_says_how_many_tickets_still_need_the_old_key(office: Of
             assert warnings(app) == ["1 tickets are still sealed with an old key"]
         await keep(app)
         assert warnings(app) == []
+
+
+async def test_everything_is_sealed_anew_before_anything_is_counted(office: Office) -> None:
+    """Right after a change of keys the count would read every ticket, for longer than a statement may take."""
+    old, new = random_key(), random_key()
+    async with office.open(old) as app:
+        for _ in range(3):
+            await take(app, phone())
+        await keep(app)
+    async with office.open(new, old) as app:
+        statements: list[str] = []
+
+        def note(*given: Any) -> None:
+            statements.append(given[2].split()[0] if "count(" not in given[2] else "count")
+
+        event.listen(app.service.background.engine.sync_engine, "before_cursor_execute", note)
+        await keep(app)
+        assert statements.index("UPDATE") < statements.index("count")
+
+
+async def test_until_it_was_counted_nobody_says_that_the_old_key_may_go(office: Office) -> None:
+    old, new = random_key(), random_key()
+    async with office.open(old) as app:
+        await take(app, phone())
+    metrics.personal_old_key_rows.set(math.nan)
+    async with office.open(new, old) as app:
+        assert warnings(app) == [], "who does not do this work does not know"
+        async with app.service.database.transaction() as somebody:
+            await somebody.connection.execute(text("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE"))
+            (job,) = app.service._jobs
+            keeping = asyncio.ensure_future(job())
+            await asyncio.sleep(0.5)
+            assert warnings(app) == ["how many tickets are still sealed with an old key is not known yet"]
+            assert math.isnan(metrics.personal_old_key_rows._value.get())
+        for _ in range(100):
+            if not warnings(app):
+                break
+            await asyncio.sleep(0.1)
+        assert (warnings(app), metrics.personal_old_key_rows._value.get()) == ([], 0)
+        keeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeping
+
+
+async def test_more_than_can_be_counted_is_said_so(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repository, "COUNTED", 2)
+    async with office.open(random_key()) as app:
+        for _ in range(4):
+            await take(app, phone())
+    async with office.open(random_key()) as app:
+        await keep(app)
+        assert warnings(app) == ["more than 2 tickets are sealed with a key that is not in INTAKE_DATA_KEY"]
+        assert metrics.personal_old_key_rows._value.get() == 3
 
 
 async def test_without_its_key_a_contact_is_a_clear_refusal_and_readiness_names_the_setting(office: Office) -> None:

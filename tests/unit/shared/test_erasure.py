@@ -77,3 +77,11 @@ def test_a_branchs_command_loses_what_the_branch_wrote(name: str) -> None:
 def test_what_cannot_be_read_is_dropped(payload: bytes) -> None:
     assert scrubbed("ticket.registered", payload) == b""
     assert scrubbed("unknown.type", b'{"content": "x"}') == b""
+
+
+@pytest.mark.parametrize("levels", [200, 255, 300, 500, 900])
+def test_what_is_nested_too_deeply_is_dropped_and_ends_nothing(levels: int) -> None:
+    """orjson reads up to 1,024 levels and writes up to 254; Python's own calls end at 1,000."""
+    deep = b"[" * levels + b"]" * levels
+    for field in (b"ticket", b"unknown"):
+        assert (scrubbed("ticket.registered", b'{"%s": %s}' % (field, deep)) == b"") == (levels > 200)
