@@ -4,6 +4,7 @@ It reads beside the service's consumer, without a group and without moving any s
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from sqlalchemy import text
@@ -12,6 +13,7 @@ from shared.contracts.envelope import MalformedEnvelope, read_envelope
 from shared.contracts.topics import producers_of, topic_file
 from shared.database.engine import Database
 from shared.errors import Conflict
+from shared.messaging.erasure import erased_of
 from shared.messaging.events import Record
 from shared.messaging.inbox import headers_in, headers_out
 
@@ -25,7 +27,6 @@ _KEEP = text(
     " VALUES (:subject, :publisher, :version, :time, :topic, :partition, :offset, :headers, :payload)"
     " ON CONFLICT DO NOTHING"
 )
-_FORGET_ERASED = text("DELETE FROM history WHERE subject IN (SELECT subject FROM erased_subjects)")
 _TAKE = text(
     "WITH next AS (SELECT time, publisher, subject, version FROM history"
     " ORDER BY time, publisher, subject, version LIMIT :count)"
@@ -91,7 +92,7 @@ class History:
         return count
 
     async def _keep(self, shadow: Database, records: Sequence[Record]) -> None:
-        rows = []
+        rows: list[dict[str, Any]] = []
         for record in records:
             try:
                 envelope = read_envelope(record.headers)
@@ -114,8 +115,9 @@ class History:
             )
         if rows:
             async with shadow.transaction() as transaction:
-                await transaction.connection.execute(_KEEP, rows)
-                await transaction.connection.execute(_FORGET_ERASED)
+                erased = await erased_of(transaction.connection, {row["subject"] for row in rows})
+                if kept := [row for row in rows if row["subject"] not in erased]:
+                    await transaction.connection.execute(_KEEP, kept)
 
     async def take(self, shadow: Database) -> list[Record]:
         """The next records by time, which leave the table; none when it is empty."""

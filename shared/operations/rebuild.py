@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from sqlalchemy import Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.database.engine import Database
+from shared.database.engine import LONG_STATEMENT, Database
 from shared.errors import Conflict, DomainError, Poison, Transient
 from shared.failpoints import reach
 from shared.messaging import inbox
@@ -43,8 +43,10 @@ PASSES = 3
 PASS_PAUSE_SECONDS = 1.5
 REPLACED_AT_ONCE = 50
 NAMED = 100
-COMPARING_TIMEOUT = "10min"
+# One connection holds the right to build, one works.
+POOL_SIZE = 2
 
+_LONG = text(f"SET LOCAL statement_timeout = '{LONG_STATEMENT}'")
 _FORGET = text(f"DELETE FROM {SCHEMA}.comparable")  # noqa: S608
 
 
@@ -111,7 +113,10 @@ class Rebuilt(BaseModel):
 
 @dataclass(frozen=True)
 class Rebuilding:
-    """What it takes to build the read state of one service. `reader` makes a client of the broker, without a group."""
+    """What it takes to build the read state of one service. `reader` makes a client of the broker, without a group.
+
+    `database` writes down what was done; the work itself has connections of its own, so that requests need not wait.
+    """
 
     service: str
     database: Database
@@ -126,8 +131,10 @@ class Rebuilding:
         Raises `Conflict` when another run is under way or the log cannot be read, `Transient` when a part is away.
         """
         began = time.monotonic()
+        own = Database(self.url, self.outbox, pool_size=POOL_SIZE)
         shadow = Database(self.url, self.outbox, pool_size=1, schema=SCHEMA)
         try:
+<<<<<<< HEAD
             async with _alone(self.database):
                 async with self.database.transaction() as transaction:
                     await _make_shadow(transaction.connection, self.outbox.metadata.sorted_tables, self.state)
@@ -143,39 +150,68 @@ class Rebuilding:
                         "read_state.built", actor=actor, subject=self.service, details=details | {"reason": reason}
                     )
                     reach("rebuild.end_written")
+=======
+            async with _alone(own), self._shadow_schema(own), History(self.reader(), self.state.topics) as history:
+                found = await self._build(own, shadow, history)
+                if replacing:
+                    found.replaced = await _replace(own, self.state, actor=actor, reason=reason)
+            async with self.database.transaction() as transaction:
+                details = found.model_dump(include={"compared", "differences", "incomplete", "moving", "replaced"})
+                transaction.audit(
+                    "read_state.built", actor=actor, subject=self.service, details=details | {"reason": reason}
+                )
+>>>>>>> 6a9fd18727ccff464186edf1078fe9413655af82
         except KafkaError as error:
             raise Transient(f"broker: {type(error).__name__}") from error
         finally:
             await shadow.close()
+            await own.close()
         found.seconds = round(time.monotonic() - began, 1)
         return found
 
-    async def _build(self, shadow: Database, history: History) -> Rebuilt:
+    @asynccontextmanager
+    async def _shadow_schema(self, own: Database) -> AsyncIterator[None]:
+        """What cannot be dropped at the end, for the database is away, is dropped at the beginning of the next run."""
+        try:
+            async with own.transaction() as transaction:
+                await _make_shadow(transaction.connection, self.outbox.metadata.sorted_tables, self.state)
+            yield
+        finally:
+            try:
+                async with own.transaction() as transaction:
+                    await transaction.connection.execute(text(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE"))
+            except Exception as error:
+                log.warning("the shadow of a rebuild is left", extra={"error": type(error).__name__})
+
+    async def _build(self, own: Database, shadow: Database, history: History) -> Rebuilt:
         """Up to three passes, for events that are on their way meanwhile."""
         applier = Applier(self.service, self.state.history, shadow)
         records = await history.read_on(shadow)
         await _carry_out(applier, history, shadow)
-        found = await _compare(self.database, self.state)
+        found = await _compare(own, self.state)
         for _ in range(PASSES - 1):
             if not found.incomplete and not found.moving:
                 break
             await asyncio.sleep(PASS_PAUSE_SECONDS)
             records += await history.read_on(shadow)
             await _carry_out(applier, history, shadow)
-            found = await _compare(self.database, self.state)
+            found = await _compare(own, self.state)
         found.records = records
         return found
 
 
 async def _replace(database: Database, state: ReadState, *, actor: str, reason: str) -> int:
     """Under the locks that the consumer and the API take, and only where both sides still know the same versions."""
-    rows = await database.read(lambda connection: _rows(connection, state.differences))
+    async with database.transaction() as transaction:
+        await transaction.connection.execute(_LONG)
+        rows = await _rows(transaction.connection, state.differences)
     subjects = [UUID(str(row.subject)) for row in rows]
     replaced = 0
     for start in range(0, len(subjects), REPLACED_AT_ONCE):
         ids = {"ids": subjects[start : start + REPLACED_AT_ONCE]}
         async with database.transaction() as transaction:
             connection = transaction.connection
+            await connection.execute(_LONG)
             await inbox.hold(connection, ids["ids"])
             await connection.execute(text(state.lock), ids)
             await connection.execute(_FORGET)
@@ -207,6 +243,7 @@ async def _alone(database: Database) -> AsyncIterator[None]:
 
 
 async def _make_shadow(connection: AsyncConnection, tables: Sequence[Table], state: ReadState) -> None:
+    await connection.execute(_LONG)
     await connection.execute(text(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE"))
     await connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
     for table in tables:
@@ -274,7 +311,7 @@ async def _compare(database: Database, state: ReadState) -> Rebuilt:
     async with database.transaction() as transaction:
         connection = transaction.connection
         await connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-        await connection.execute(text(f"SET LOCAL statement_timeout = '{COMPARING_TIMEOUT}'"))
+        await connection.execute(_LONG)
         await connection.execute(_FORGET)
         compared = (await connection.execute(text(_comparable(state)))).rowcount
         different = await _rows(connection, state.differences)
