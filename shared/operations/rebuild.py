@@ -134,23 +134,6 @@ class Rebuilding:
         own = Database(self.url, self.outbox, pool_size=POOL_SIZE)
         shadow = Database(self.url, self.outbox, pool_size=1, schema=SCHEMA)
         try:
-<<<<<<< HEAD
-            async with _alone(self.database):
-                async with self.database.transaction() as transaction:
-                    await _make_shadow(transaction.connection, self.outbox.metadata.sorted_tables, self.state)
-                reach("rebuild.shadow_made")
-                async with History(self.reader(), self.state.topics) as history:
-                    found = await self._build(shadow, history)
-                if replacing:
-                    found.replaced = await _replace(self.database, self.state, actor=actor, reason=reason)
-                async with self.database.transaction() as transaction:
-                    await transaction.connection.execute(text(f"DROP SCHEMA {SCHEMA} CASCADE"))
-                    details = found.model_dump(include={"compared", "differences", "incomplete", "moving", "replaced"})
-                    transaction.audit(
-                        "read_state.built", actor=actor, subject=self.service, details=details | {"reason": reason}
-                    )
-                    reach("rebuild.end_written")
-=======
             async with _alone(own), self._shadow_schema(own), History(self.reader(), self.state.topics) as history:
                 found = await self._build(own, shadow, history)
                 if replacing:
@@ -160,7 +143,7 @@ class Rebuilding:
                 transaction.audit(
                     "read_state.built", actor=actor, subject=self.service, details=details | {"reason": reason}
                 )
->>>>>>> 6a9fd18727ccff464186edf1078fe9413655af82
+                reach("rebuild.end_written")
         except KafkaError as error:
             raise Transient(f"broker: {type(error).__name__}") from error
         finally:
@@ -175,6 +158,7 @@ class Rebuilding:
         try:
             async with own.transaction() as transaction:
                 await _make_shadow(transaction.connection, self.outbox.metadata.sorted_tables, self.state)
+            reach("rebuild.shadow_made")
             yield
         finally:
             try:
