@@ -38,6 +38,20 @@ def planted(bug: str | None) -> tuple[str, ...]:
     return ("--plant", bug) if bug else ()
 
 
+async def slow_down(database: Database, seconds: float) -> None:
+    """Every transaction that publishes takes up to so long before its commit, as long work does."""
+    async with database.transaction() as transaction:
+        await transaction.connection.execute(
+            text(
+                "CREATE FUNCTION take_a_while() RETURNS trigger LANGUAGE plpgsql AS"
+                f" 'BEGIN PERFORM pg_sleep(random() * {seconds}); RETURN NULL; END'"
+            )
+        )
+        await transaction.connection.execute(
+            text("CREATE TRIGGER slow AFTER INSERT ON audit_trail FOR EACH STATEMENT EXECUTE FUNCTION take_a_while()")
+        )
+
+
 def end(process: "subprocess.Popen[bytes]") -> None:
     process.kill()
     process.wait()
@@ -65,16 +79,7 @@ async def write_at_once(database: Database) -> None:
     tickets = [new_id() for _ in range(TICKETS)]
     versions = dict.fromkeys(tickets, 0)
     basis = Basis(pack="p", version="1")
-    async with database.transaction() as transaction:
-        await transaction.connection.execute(
-            text(
-                "CREATE FUNCTION take_a_while() RETURNS trigger LANGUAGE plpgsql AS"
-                " 'BEGIN PERFORM pg_sleep(random() * 0.05); RETURN NULL; END'"
-            )
-        )
-        await transaction.connection.execute(
-            text("CREATE TRIGGER slow AFTER INSERT ON audit_trail FOR EACH STATEMENT EXECUTE FUNCTION take_a_while()")
-        )
+    await slow_down(database, 0.05)
 
     async def write() -> None:
         while asyncio.get_running_loop().time() < end:
@@ -201,10 +206,15 @@ async def test_a_reader_that_does_not_wait_for_what_is_missing_is_found(house: H
 
 @pytest.mark.parametrize("bug", [None, "fire_without_lock"])
 async def test_a_sweep_that_fires_without_a_lock_is_found(house: House, bug: str | None) -> None:
+    """Two sweep from the beginning."""
+    database = Database(house.urls["sla"], plumbing.outbox, pool_size=1)
+    await slow_down(database, 0.5)
+    await database.close()
     house.time_scale = 36_000
-    house.start("intake")
     for _ in range(2):
         house.start("sla", *planted(bug))
+        await house.answers("sla")
+    house.start("intake")
     await house.post(20)
     await house.until("sla", "SELECT count(DISTINCT ticket_id) FROM clocks WHERE breached_at IS NOT NULL", 20)
     found = await house.found(at_rest=False)

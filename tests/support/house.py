@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,6 +76,16 @@ class House:
         self.running.callback(process.wait)
         self.running.callback(process.kill)
         return process
+
+    async def answers(self, service: str) -> None:
+        """Wait until the process of this service that was started last is there."""
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.ports[service]}", trust_env=False) as client:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while True:
+                    with suppress(httpx.TransportError):
+                        (await client.get("/health/live")).raise_for_status()
+                        return
+                    await asyncio.sleep(0.1)
 
     async def post(self, count: int) -> None:
         """Give complaints to intake, as soon as it is there."""
