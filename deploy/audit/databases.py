@@ -10,6 +10,8 @@ from typing import Any
 import asyncpg
 
 from deploy.audit.evidence import Evidence
+from services.dispatch.consumers import SILENT_BRANCH
+from services.dispatch.domain.order import RULES
 from shared.contracts.envelope import SOURCE_PREFIX
 from shared.contracts.registry import MODELS
 from shared.messaging.inbox import headers_in
@@ -38,12 +40,17 @@ _STREAM = (
 _OPENED = "('order.dispatched', 'order.urged', 'order.escalated', 'order.recalled', 'order.returned'," + (
     " 'clock.warned', 'clock.breached', 'escalation.raised')"
 )
+# Of what an escalation is, or of the clock it tells of. Rules urge only where sla calls a branch silent.
+_KIND = (
+    "coalesce(data ->> 'kind', data -> 'clock' ->> 'kind',"
+    f" CASE WHEN type = 'order.urged' AND data ->> 'actor' = '{RULES}' THEN '{SILENT_BRANCH}' END)"
+)
 _FIRED_AT = micros_of("(data ->> 'fired_at')::timestamptz")
 _OUTBOX = (
     f"SELECT id, {_STREAM}, topic, subject::text, version, event_id::text, type, {micros_of('created_at')},"
     f" {micros_of('published_at')}, encode(sha256(payload), 'hex'), data ->> 'branch',"
     " (data ->> 'redispatched')::bool::int, (data ->> 'round')::int,"
-    " coalesce(data -> 'clock' ->> 'kind', data ->> 'kind'), (data -> 'clock' ->> 'cycle')::int,"
+    f" {_KIND}, (data -> 'clock' ->> 'cycle')::int,"
     f" {_FIRED_AT}, (data ->> 'rung')::int"
     " FROM outbox CROSS JOIN LATERAL (SELECT CASE WHEN type IN "
     f"{_OPENED} THEN convert_from(payload, 'UTF8')::json END AS data) AS opened"

@@ -20,4 +20,7 @@ def build(settings: Settings) -> Service:
     desk = Desk(pack, calendar, service.clock, settings.intake_url.rstrip("/"), settings.public_url.rstrip("/"))
     service.routes(api.routes(desk, service.database))
     service.consume(DispatchProjection(desk, settings.reply_keys()))
+    if settings.kafka_security_protocol.startswith("SASL") and not settings.reply_keys():
+        # Kafka does not say who wrote a record.
+        service.warnings.append(lambda: ["commands are not signed: any branch can write in another's name (REPLY_KEY)"])
     return service

@@ -18,7 +18,7 @@ from shared.contracts.intake import TicketAnswered, TicketErased, TicketWithdraw
 from shared.contracts.review import ReviewApproved, ReviewMerged
 from shared.contracts.signature import SIGNATURE, is_signed_by
 from shared.contracts.sla import EscalationRaised
-from shared.database.engine import Transaction
+from shared.database.engine import Database, Transaction
 from shared.errors import Conflict, Forbidden, NotYet, Poison
 from shared.http.fields import RequestModel
 from shared.messaging.events import Event
@@ -85,9 +85,9 @@ class DispatchProjection:
         if erased := [order.ticket_id for order in touched if order.ticket is not None and order.ticket.erased]:
             await repository.erase_notes(transaction.connection, erased)
 
-    async def on_new_log(self, transaction: Transaction) -> None:
+    async def on_new_log(self, database: Database, alive: Callable[[], None]) -> None:
         """Branches read their topics themselves and ask nobody for a replay: tell them again what is still open."""
-        await repository.publish_open_orders_again(transaction.connection)
+        await repository.publish_open_orders_again(database, alive)
 
     def on_review_approved(self, state: Orders, event: Event) -> None:
         """Dispatch it; after a branch gave it back, dispatch it again."""

@@ -1,6 +1,6 @@
 """The only SQL of dispatch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -13,8 +13,9 @@ from services.dispatch.tables import callbacks, work_orders
 from shared.contracts.dispatch import Label, Reply
 from shared.contracts.ticket import TicketSnapshot
 from shared.database.columns import Json
-from shared.database.engine import LONG_STATEMENT
+from shared.database.engine import Database
 from shared.database.rows import RowWriter
+from shared.messaging import outbox
 
 OrderRow: TypeAlias = Any
 
@@ -153,14 +154,15 @@ async def waiting_for_callback(connection: AsyncConnection, limit: int) -> tuple
     return list(rows.all()), count.scalar_one()
 
 
-async def publish_open_orders_again(connection: AsyncConnection) -> None:
+_UNMARK_OPEN = text(
+    "UPDATE outbox SET published_at = NULL, replayed_at = clock_timestamp()"
+    " FROM work_orders WHERE outbox.id BETWEEN :first AND :upto"
+    " AND outbox.published_at IS NOT NULL AND outbox.subject = work_orders.ticket_id"
+    " AND outbox.topic = 'gongdan.dispatch.' || work_orders.branch AND work_orders.status = ANY(:open)"
+)
+
+
+async def publish_open_orders_again(database: Database, alive: Callable[[], None]) -> None:
     """The branches' topics are empty again: what they were told about orders still in their hands goes out anew."""
-    await connection.execute(text(f"SET LOCAL statement_timeout = '{LONG_STATEMENT}'"))
-    await connection.execute(
-        text(
-            "UPDATE outbox SET published_at = NULL FROM work_orders"
-            " WHERE work_orders.status = ANY(:open) AND outbox.subject = work_orders.ticket_id"
-            " AND outbox.topic = 'gongdan.dispatch.' || work_orders.branch AND outbox.published_at IS NOT NULL"
-        ),
-        {"open": [str(status) for status in IN_HAND]},
-    )
+    async for _ in outbox.unmark(database, _UNMARK_OPEN, {"open": [str(status) for status in IN_HAND]}):
+        alive()

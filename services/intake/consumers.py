@@ -1,6 +1,6 @@
 """What the events of review, dispatch and sla mean to intake: status, branch, urgency, and an entry in the timeline."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from services.intake.usecases.desk import entry
 from shared.contracts import dispatch, review, sla
 from shared.contracts.ticket import Contract, TicketSnapshot
 from shared.database.columns import Json
-from shared.database.engine import Transaction
+from shared.database.engine import Database, Transaction
 from shared.errors import NotYet
 from shared.messaging.events import Event
 
@@ -154,7 +154,7 @@ class Intake:
         if state.entries:
             await repository.add_timeline(transaction.connection, state.entries)
 
-    async def on_new_log(self, transaction: Transaction) -> None:
+    async def on_new_log(self, database: Database, alive: Callable[[], None]) -> None:
         """Nobody outside reads intake's topic; the other services ask for a replay themselves."""
 
 

@@ -13,6 +13,7 @@ from services.intake.usecases.erase import erase_expired, reseal
 from shared.database.engine import LONG_STATEMENT, Database
 from shared.database.leases import Leases
 from shared.errors import Transient
+from shared.failpoints import reach
 from shared.telemetry import metrics
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,10 @@ class Jobs:
         while erased == BATCH:
             async with self._database.transaction() as transaction:
                 erased = await erase_expired(self._desk, transaction, self._retention_days, BATCH)
+                if erased:
+                    reach("retention.written")
             if erased:
+                reach("retention.committed")
                 log.info("erased by age", extra={"count": erased})
                 await asyncio.sleep(PAUSE_SECONDS)
 
@@ -75,6 +79,8 @@ class Jobs:
         while looked_at == BATCH and len(failed) < BATCH:
             async with self._database.transaction() as transaction:
                 looked_at = await reseal(self._desk, transaction, BATCH, failed)
+                reach("reseal.written")
+            reach("reseal.committed")
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _count(self, failed: list[UUID]) -> None:

@@ -12,7 +12,7 @@ from shared.contracts.dispatch import OrderReturned, TicketClosed, TicketReopene
 from shared.contracts.intake import TicketAnswered, TicketErased, TicketRegistered, TicketSupplemented, TicketWithdrawn
 from shared.contracts.review import Finding
 from shared.contracts.sla import EscalationRaised
-from shared.database.engine import Transaction
+from shared.database.engine import Database, Transaction
 from shared.errors import NotYet
 from shared.ids import new_id
 from shared.messaging.events import Event
@@ -70,7 +70,7 @@ class ReviewProjection:
         if erased := [review.ticket_id for review in touched if review.ticket.erased]:
             await repository.erase_opinions(transaction.connection, erased)
 
-    async def on_new_log(self, transaction: Transaction) -> None:
+    async def on_new_log(self, database: Database, alive: Callable[[], None]) -> None:
         """Nobody outside reads review's topic."""
 
     def on_ticket_registered(self, event: Event, now: datetime) -> Review:

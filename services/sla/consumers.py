@@ -24,7 +24,7 @@ from shared.contracts.registry import MODELS
 from shared.contracts.review import ReviewApproved, ReviewMerged, ReviewReclassified
 from shared.contracts.sla import Problem
 from shared.contracts.ticket import TicketSnapshot
-from shared.database.engine import Transaction
+from shared.database.engine import Database, Transaction
 from shared.errors import NotYet
 from shared.messaging.events import Event
 from shared.policy import Complaint, Pack, assess, counts_for_batch, is_vip, problem_of
@@ -250,7 +250,7 @@ class SlaProjection:
         if touched:
             await save_facts(self._desk, transaction, touched, state.now)
 
-    async def on_new_log(self, transaction: Transaction) -> None:
+    async def on_new_log(self, database: Database, alive: Callable[[], None]) -> None:
         """Nobody outside reads sla's topic; the other services ask for a replay themselves."""
 
 

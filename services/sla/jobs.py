@@ -19,7 +19,8 @@ from shared.database.engine import Database
 from shared.database.leases import Leases
 from shared.errors import Transient
 from shared.failpoints import reach
-from shared.messaging.consumer import Consumer
+from shared.messaging.log_watch import LogWatch
+from shared.operations import figures
 from shared.telemetry import metrics
 
 log = logging.getLogger(__name__)
@@ -32,20 +33,18 @@ COMMIT_SECONDS = 0.02
 INCIDENT_SECONDS = 2.0
 ASIDE_SECONDS = 60.0
 CALENDAR_SECONDS = 60.0
-# The consumer measures its lag every five seconds; before that it knows of none.
-LAG_KNOWN_SECONDS = 6.0
+# In another log nothing is unread at first: the publishers take a moment to send again.
+REPLAY_SECONDS = 6.0
 
 
 class Jobs:
     """The jobs of one process. All times of sleeping and readiness are real seconds."""
 
-    def __init__(
-        self, desk: Desk, database: Database, leases: Leases, consumer: Consumer[object] | None, settings: Settings
-    ) -> None:
+    def __init__(self, desk: Desk, database: Database, leases: Leases, watch: LogWatch, settings: Settings) -> None:
         self._desk = desk
         self._database = database
         self._leases = leases
-        self._consumer = consumer
+        self._watch = watch
         self._settings = settings
         self._leading = False
         self._swept_at: float | None = None
@@ -140,18 +139,23 @@ class Jobs:
         await self._desk.alarm.wait(pause)
 
     async def _catch_up(self) -> None:
-        """After an outage, let the consumer read first what stopped clocks in time: a breach is never erased.
+        """After an outage, let the consumers read first what stopped clocks in time: a breach is never erased. They
+        may be other processes.
 
         Waits only when something is overdue, and only so long.
         """
-        if self._consumer is None or await self._overdue_seconds() <= self._settings.sweep_poll_seconds:
+        if await self._overdue_seconds() <= self._settings.sweep_poll_seconds:
             return
         began = time.monotonic()
         limit = self._settings.catch_up_seconds
-        while (waited := time.monotonic() - began) < limit and (waited < LAG_KNOWN_SECONDS or self._consumer.lag > 0):
+        unread = None
+        while (waited := time.monotonic() - began) < limit:
+            unread = await figures.unread(self._database, self._watch)
+            if waited >= REPLAY_SECONDS and not unread:
+                break
             self._swept_at = time.monotonic()
             await asyncio.sleep(min(0.5, limit))
-        log.info("the sweep begins", extra={"count": self._consumer.lag})
+        log.info("the sweep begins", extra={"count": unread})
 
     async def _overdue_seconds(self) -> float:
         """How late the earliest moment is, in real seconds; 0 when nothing is due."""
@@ -174,16 +178,21 @@ class Jobs:
     # ---- incidents and calendar ----------------------------------------------------------------------------------
 
     async def incidents(self) -> None:
-        """Close incidents that are quiet. While events wait to be read nobody knows whether it is quiet."""
+        """Close incidents that are quiet, for as long as this process leads."""
         while True:
             await asyncio.sleep(INCIDENT_SECONDS)
-            if not self._leading or (self._consumer is not None and self._consumer.lag > 0):
-                continue
-            with suppress(Transient):
-                async with self._database.transaction() as transaction:
-                    closed = await close_quiet_incidents(self._desk, transaction)
-                if closed:
-                    log.info("incidents closed", extra={"count": closed})
+            if self._leading:
+                with suppress(Transient):
+                    await self.close_incidents()
+
+    async def close_incidents(self) -> None:
+        """One pass. While events wait to be read, or may wait, nobody knows whether it is quiet."""
+        if await figures.unread(self._database, self._watch) != 0:
+            return
+        async with self._database.transaction() as transaction:
+            closed = await close_quiet_incidents(self._desk, transaction)
+        if closed:
+            log.info("incidents closed", extra={"count": closed})
 
     async def calendar(self) -> None:
         """Keep the calendar; when a year was published, reckon again what rested on computed days."""

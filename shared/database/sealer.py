@@ -11,6 +11,7 @@ from shared.database.audit import ROWS_A_SEAL, Head, Sealed, seal
 from shared.database.engine import Database
 from shared.database.leases import Leases
 from shared.errors import Transient
+from shared.failpoints import reach
 from shared.telemetry import metrics
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,10 @@ class Sealer:
         """Seal what is new, in one transaction."""
         async with self._database.transaction() as transaction:
             done = await seal(transaction.connection)
+            if done.rows:
+                reach("seal.written")
+        if done.rows:
+            reach("seal.committed")
         self._head = done.head
         metrics.audit_seals.inc(1 if done.rows else 0)
         metrics.audit_unsealed_seconds.set(done.oldest_unsealed_seconds)

@@ -92,7 +92,7 @@ class allow(SecurityBase):
 
     async def __call__(self, request: Request, _: Annotated[None, Depends(_TOKEN_SCHEME)]) -> Principal:
         entered: Principal | None = request.scope.get(ENTERED)
-        return entered or await self.enter(request)
+        return self._admitted(entered) if entered is not None else await self.enter(request)
 
     async def enter(self, request: Request) -> Principal:
         """Raises `NotAuthenticated`, `Forbidden`, or `Refused` (429)."""
@@ -104,6 +104,9 @@ class allow(SecurityBase):
             rates.failed(request)
             raise
         rates.admit(request, principal.client)
+        return self._admitted(principal)
+
+    def _admitted(self, principal: Principal) -> Principal:
         if principal.role not in self.roles:
             raise Forbidden("role_not_allowed", f"this needs one of the roles: {', '.join(sorted(self.roles))}")
         return principal

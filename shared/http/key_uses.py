@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.database.engine import Database, Transaction
 from shared.errors import Transient
+from shared.failpoints import reach
 from shared.http.auth import DoorFirst, allow
 from shared.http.key_store import KeyStore
 from shared.http.keys import KeyRecord, KeyState, Role
@@ -60,6 +61,7 @@ class KeyUses:
             now = time.monotonic()
             ages = [now - moment for moment in used.values()]
             await transaction.connection.execute(_STORE, {"key_ids": list(used), "ages": ages})
+            reach("key_uses.written")
 
         try:
             await self._database.write(write)

@@ -24,6 +24,8 @@ from pathlib import Path
 import httpx
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
+from shared.failpoints import reach
+
 LIVE_KEYS_A_CLIENT = 2
 ASK_SECONDS = 10.0
 OPS_KEY_VARIABLE = "GONGDAN_OPS_KEY"
@@ -121,6 +123,7 @@ def save_records(path: Path, records: list[KeyRecord]) -> None:
         file.flush()
         os.fsync(descriptor)
         os.fchmod(descriptor, mode)
+    reach("keys.file_written")
     temporary.replace(path)
 
 

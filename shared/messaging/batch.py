@@ -175,5 +175,7 @@ class Batch(Generic[State]):
             await erasure.note_erased(connection, self._newly_erased)
         for (stream, version), (record, reason) in self._to_park.items():
             await inbox.park(connection, stream, version, record, reason)
+        if late := self.erased & {subject for (_, subject), _ in self._to_park}:
+            await erasure.scrub_again(connection, late)
         for stream, version in self._to_unpark:
             await inbox.unpark(connection, stream, version)

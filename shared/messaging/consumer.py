@@ -13,8 +13,9 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Generic
 
 from aiokafka import TopicPartition
@@ -107,9 +108,14 @@ class Consumer(Generic[State]):
 
     async def _read(self) -> None:
         next_share = 0.0
+        # What an error asks for is done inside the same `try`: broker and database may go away meanwhile.
+        repair: Callable[[], Awaitable[None]] | None = None
         try:
             while True:
                 try:
+                    if repair is not None:
+                        now, repair = repair, None
+                        await now()
                     if time.monotonic() >= next_share:
                         await self._take_share()
                         next_share = time.monotonic() + SHARE_SECONDS
@@ -118,13 +124,10 @@ class Consumer(Generic[State]):
                         continue
                     await self._take_batch()
                 except OffsetOutOfRangeError as error:
-                    # Trimmed or made anew: the watch must have looked before anybody is asked for a replay.
-                    await self._watch.asked_again()
-                    for partition in self._positions.keys() & set(error.args[0]):
-                        self._positions[partition] = self._positions[partition]._replace(incarnation=TRIMMED)
+                    repair = partial(self._note_trimmed, set(error.args[0]))
                     next_share = 0.0
                 except UnicodeDecodeError:
-                    await self._step_over_unreadable()
+                    repair = self._step_over_unreadable
                 except OwnershipLost:
                     log.info("a partition moved to another process")
                     self._positions.clear()
@@ -132,7 +135,7 @@ class Consumer(Generic[State]):
                     next_share = 0.0
                 except (KafkaError, IllegalStateError, Transient, OSError, TimeoutError) as error:
                     log.info("consumer waits", extra={"error": type(error).__name__})
-                    await self._discard()
+                    repair = self._discard
                     next_share = 0.0
                     await asyncio.sleep(BACKOFF_SECONDS)
         finally:
@@ -151,6 +154,12 @@ class Consumer(Generic[State]):
         if void:
             trimmed = all(self._positions[partition].incarnation == TRIMMED for partition in void)
             await self._start_again(void, "the log lost the next record" if trimmed else "the log is another one")
+
+    async def _note_trimmed(self, partitions: set[TopicPartition]) -> None:
+        """Trimmed or made anew: the watch must have looked before anybody is asked for a replay."""
+        await self._watch.asked_again()
+        for partition in self._positions.keys() & partitions:
+            self._positions[partition] = self._positions[partition]._replace(incarnation=TRIMMED)
 
     async def _look_for_pauses(self) -> None:
         await self._pauses.look(self._database)
@@ -184,6 +193,7 @@ class Consumer(Generic[State]):
         consumer = await self._reader.connected()
         incarnation = await self._watch.known()
         beginnings = await within(ANSWER_SECONDS, consumer.beginning_offsets(partitions))
+        await self._projection.on_new_log(self._database, self._is_alive)
         applied = {each: at.record_at if (at := self._positions.get(each)) else None for each in partitions}
         since: dict[str, datetime | None] = {}
         for partition, moment in applied.items():
@@ -199,7 +209,6 @@ class Consumer(Generic[State]):
             for topic in sorted(set(since) - {CONTROL, BRANCH_REPLIES}):
                 request = ReplayRequested(topic=topic, since=since[topic], requested_by=self._service, reason=reason)
                 transaction.publish(request, subject=new_id(), version=1, time=now)
-            await self._projection.on_new_log(transaction)
             reach("consumer.start_written")
 
         await self._database.write(store)
@@ -289,7 +298,7 @@ class Consumer(Generic[State]):
         if dead_in_a_row >= DEAD_IN_A_ROW_LIMIT:
             failure = f"{dead_in_a_row} records in a row could not be applied; reading stopped"
 
-        async def store(transaction: Transaction) -> None:
+        async def store(transaction: Transaction, record: Record = record) -> None:
             await dead_letters.bury(transaction, self._service, record, reason)
             if failure is not None:
                 await pauses.pause(transaction, pauses.ALL, actor=pauses.STOPPED_BY, reason=failure)
@@ -297,7 +306,13 @@ class Consumer(Generic[State]):
                 raise OwnershipLost
             reach("consumer.burial_written")
 
-        await self._database.write(store)
+        try:
+            await self._database.write(store)
+        except (Transient, OwnershipLost):
+            raise
+        except Exception as fault:
+            log.error("a dead letter cannot be kept whole", extra={"error": type(fault).__name__}, exc_info=fault)
+            await self._database.write(lambda transaction: store(transaction, dead_letters.bare(record)))
         reach("consumer.buried")
         for (topic, number), (_, after) in moves.items():
             self._positions[TopicPartition(topic, number)] = after
@@ -320,7 +335,7 @@ class Consumer(Generic[State]):
                     careful = consumer.getmany(partition, timeout_ms=CAREFUL_FETCH_MS, max_records=1)
                     fetched = await within(ANSWER_SECONDS, careful)
                 except UnicodeDecodeError:
-                    offset = await consumer.position(partition)
+                    offset = await within(ANSWER_SECONDS, consumer.position(partition))
                     unreadable = Record(partition.topic, partition.partition, offset, None, (), None)
                     await self._bury(unreadable, Poison("the name of a header is not UTF-8; the record cannot be read"))
                     consumer.seek(partition, offset + 1)

@@ -16,6 +16,7 @@ from shared.contracts.topics import BRANCH_REPLIES, dead_letter_topic, producers
 from shared.database.engine import Transaction
 from shared.errors import DomainError, Poison
 from shared.ids import new_id
+from shared.messaging.erasure import scrub_again
 from shared.messaging.events import Record
 from shared.messaging.inbox import headers_out
 from shared.privacy import mask, mask_json
@@ -35,6 +36,11 @@ def reason_of(error: Exception) -> str:
         reason = str(error) if isinstance(error, Poison) else f"unexpected {type(error).__name__}"
     # It may quote a code that came from outside.
     return mask(reason).replace("\x00", "\ufffd")
+
+
+def bare(record: Record) -> Record:
+    """What is left of a record that cannot even be kept: where it stood."""
+    return Record(record.topic, record.partition, record.offset, None, (), None)
 
 
 async def bury(transaction: Transaction, service: str, record: Record, reason: str) -> None:
@@ -58,6 +64,8 @@ async def bury(transaction: Transaction, service: str, record: Record, reason: s
             "attempts": ATTEMPTS,
         },
     )
+    # It may speak of an erased ticket, whose texts were taken out before this one came.
+    await scrub_again(transaction.connection, [subject])
     place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
     transaction.audit("record.refused", actor=service, subject=str(subject), details={**place, "reason": reason})
     why = {
@@ -106,10 +114,11 @@ def _masked_data(value: bytes) -> bytes:
     else is masked as text."""
     try:
         data = orjson.loads(value)
-    except orjson.JSONDecodeError:
+        shown = mask_json(data)
+        return value if shown == data else orjson.dumps(shown)
+    except (orjson.JSONDecodeError, RecursionError, TypeError):
+        # Not JSON, or nested deeper than can be walked or written (TypeError) again.
         return _masked_text(value)
-    shown = mask_json(data)
-    return value if shown == data else orjson.dumps(shown)
 
 
 def _masked_text(value: bytes) -> bytes:

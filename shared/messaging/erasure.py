@@ -22,6 +22,7 @@ from shared.contracts.registry import MODELS
 from shared.database.engine import LONG_STATEMENT, Database
 from shared.database.leases import Leases
 from shared.errors import Transient
+from shared.failpoints import reach
 from shared.messaging import outbox
 from shared.messaging.inbox import headers_in, headers_out
 
@@ -65,7 +66,8 @@ _FORGET_ANSWERS = text(
     """ unnest(string_to_array(encode(answer, 'escape'), '"ticket_id":"')) AS part"""
     " WHERE left(part, 36) = ANY(:ids))"
 )
-_SCRUBBED = text("UPDATE erased_subjects SET scrubbed_at = now() WHERE subject = ANY(:ids)")
+# Not those of which something was stored meanwhile (`scrub_again`).
+_SCRUBBED = text("UPDATE erased_subjects SET scrubbed_at = now() WHERE subject = ANY(:ids) AND erased_at < :began")
 
 
 async def erased_of(connection: AsyncConnection, subjects: Iterable[UUID]) -> set[UUID]:
@@ -79,6 +81,14 @@ async def erased_of(connection: AsyncConnection, subjects: Iterable[UUID]) -> se
 async def note_erased(connection: AsyncConnection, subjects: Iterable[UUID]) -> None:
     await connection.execute(
         text("INSERT INTO erased_subjects (subject) SELECT unnest(CAST(:ids AS uuid[])) ON CONFLICT DO NOTHING"),
+        {"ids": sorted(subjects)},
+    )
+
+
+async def scrub_again(connection: AsyncConnection, subjects: Iterable[UUID]) -> None:
+    """Something that may hold their texts was stored after they were taken out."""
+    await connection.execute(
+        text("UPDATE erased_subjects SET scrubbed_at = NULL, erased_at = clock_timestamp() WHERE subject = ANY(:ids)"),
         {"ids": sorted(subjects)},
     )
 
@@ -138,6 +148,8 @@ class Scrubber:
 
         The outbox has no index by ticket, so a pass reads it once for up to 100 tickets.
         """
+        async with self._database.transaction() as transaction:
+            began = await transaction.now()
         for step in (_forget_answers, _scrub_parked, _scrub_dead):
             async with self._database.transaction() as transaction:
                 await transaction.connection.execute(text(f"SET LOCAL statement_timeout = '{LONG_STATEMENT}'"))
@@ -147,7 +159,9 @@ class Scrubber:
             async with self._database.transaction() as transaction:
                 await _scrub_outbox(transaction.connection, ids, start, start + outbox.CHUNK_IDS - 1)
         async with self._database.transaction() as transaction:
-            await transaction.connection.execute(_SCRUBBED, {"ids": ids})
+            await transaction.connection.execute(_SCRUBBED, {"ids": ids, "began": began})
+            reach("erasure.written")
+        reach("erasure.committed")
         log.info("texts erased", extra={"count": len(ids)})
 
 

@@ -21,7 +21,7 @@ _FIELD = re.compile(r"[a-z][a-z_]{0,31}")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record as the broker gave it. `timestamp_ms` is the broker's, real time."""
+    """A record as the broker gave it. `timestamp_ms` is its sender's or the broker's, as the topic is set."""
 
     topic: str
     partition: int

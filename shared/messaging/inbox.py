@@ -128,8 +128,14 @@ async def unpark(connection: AsyncConnection, stream: Stream, version: int) -> N
     )
 
 
+STUCK_COUNTED = 10_000
+
+
 class Stuck(NamedTuple):
-    """What waits for something or somebody: parked events, those parked for long, and dead letters not yet settled."""
+    """What waits for something or somebody: parked events, those parked for long, and dead letters not yet settled.
+
+    Each is counted up to 10,000.
+    """
 
     parked: int
     parked_long: int
@@ -140,10 +146,12 @@ async def stuck(connection: AsyncConnection) -> Stuck:
     row = (
         await connection.execute(
             text(
-                "SELECT (SELECT count(*) FROM parked_events),"
-                " (SELECT count(*) FROM parked_events WHERE parked_at < now() - interval '10 minutes'),"
-                " (SELECT count(*) FROM dead_letters WHERE state = 'open')"
-            )
+                "SELECT (SELECT count(*) FROM (SELECT 1 FROM parked_events LIMIT :most) AS parked),"
+                " (SELECT count(*) FROM (SELECT 1 FROM parked_events WHERE parked_at < now() - interval '10 minutes'"
+                " LIMIT :most) AS long),"
+                " (SELECT count(*) FROM (SELECT 1 FROM dead_letters WHERE state = 'open' LIMIT :most) AS dead)"
+            ),
+            {"most": STUCK_COUNTED},
         )
     ).one()
     return Stuck(*row)
@@ -209,6 +217,11 @@ async def move_positions(
 
 
 def record_time(record: Record) -> datetime | None:
+    """When the record was sent, as it says itself; None where no calendar has that moment."""
     if record.timestamp_ms is None or record.timestamp_ms < 0:
         return None
-    return datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+    try:
+        return datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        # Whoever sent it may have set any moment.
+        return None

@@ -1,28 +1,34 @@
 """The outbox table: daily partitions, its backlog, and replay of what it keeps."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.database.engine import Database, Transaction
+from shared.failpoints import reach
 
 DAYS_AHEAD = 7
 PARTITION = "outbox_p"
 CHUNK_IDS = 5_000
+PURGE_ROWS = 10_000
 
 _UNMARK = text(
-    "UPDATE outbox SET published_at = NULL WHERE id BETWEEN :first AND :upto AND published_at IS NOT NULL"
+    "UPDATE outbox SET published_at = NULL, replayed_at = clock_timestamp()"
+    " WHERE id BETWEEN :first AND :upto AND published_at IS NOT NULL"
     " AND topic = ANY(:topics) AND (CAST(:since AS timestamptz) IS NULL OR published_at >= :since)"
     " AND (CAST(:subject AS uuid) IS NULL OR subject = :subject)"
 )
 
 
 class Backlog(NamedTuple):
-    """Unpublished events: how many (counted up to a bound), and the age of the oldest in real seconds."""
+    """Unpublished events: how many (counted up to a bound), and the age of the oldest in real seconds.
+
+    Events that are sent again are no backlog: they were published before.
+    """
 
     waiting: int
     oldest_seconds: float
@@ -50,7 +56,8 @@ async def backlog(connection: AsyncConnection, bound: int) -> Backlog:
             text(
                 "SELECT count(*) AS waiting,"
                 " coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0) AS oldest"
-                " FROM (SELECT created_at FROM outbox WHERE published_at IS NULL ORDER BY id LIMIT :bound) AS waiting"
+                " FROM (SELECT created_at, replayed_at FROM outbox WHERE published_at IS NULL ORDER BY id LIMIT :bound)"
+                " AS unpublished WHERE replayed_at IS NULL"
             ),
             {"bound": bound},
         )
@@ -58,14 +65,27 @@ async def backlog(connection: AsyncConnection, bound: int) -> Backlog:
     return Backlog(int(row.waiting), float(row.oldest))
 
 
-async def replay(
+def replay(
     database: Database,
     selection: Selection,
     *,
     after: int = 0,
     noted: Callable[[Transaction, int], None] = lambda transaction, marked: None,
 ) -> AsyncIterator[Chunk]:
-    """Mark what was published as unpublished, from the id behind `after` on; the relay sends it again, in order.
+    """Mark what was published as unpublished, from the id behind `after` on; the relay sends it again, in order."""
+    values = {**selection._asdict(), "topics": list(selection.topics)}
+    return unmark(database, _UNMARK, values, after=after, noted=noted)
+
+
+async def unmark(
+    database: Database,
+    statement: TextClause,
+    values: Mapping[str, Any],
+    *,
+    after: int = 0,
+    noted: Callable[[Transaction, int], None] = lambda transaction, marked: None,
+) -> AsyncIterator[Chunk]:
+    """Run the statement over all ids behind `after`, from `:first` to `:upto` each time.
 
     One short transaction a chunk of ids, each told to `noted`: a week of events blocks nobody and meets no time limit.
     Stopping in between is safe, and so is beginning anew: what is marked stays marked.
@@ -74,12 +94,13 @@ async def replay(
     while first <= last:
         upto = min(first + CHUNK_IDS - 1, last)
         async with database.transaction() as transaction:
-            result = await transaction.connection.execute(
-                _UNMARK, {"first": first, "upto": upto, **selection._asdict(), "topics": list(selection.topics)}
-            )
-            if result.rowcount:
-                noted(transaction, result.rowcount)
-        yield Chunk(upto, result.rowcount, upto == last)
+            given = {**values, "first": first, "upto": upto}
+            marked = (await transaction.connection.execute(statement, given)).rowcount
+            if marked:
+                noted(transaction, marked)
+            reach("replay.written")
+        reach("replay.committed")
+        yield Chunk(upto, marked, upto == last)
         first = upto + 1
 
 
@@ -125,10 +146,20 @@ async def keep_partitions(connection: AsyncConnection, today: date, retention_da
     return dropped
 
 
-async def purge(connection: AsyncConnection) -> None:
+async def purge(database: Database) -> None:
     """Forget answers kept for retries after a week, and the ids of commands after a month (longer than topics keep)."""
-    await connection.execute(text("DELETE FROM idempotency_keys WHERE created_at < now() - interval '7 days'"))
-    await connection.execute(text("DELETE FROM inbox_commands WHERE seen_at < now() - interval '31 days'"))
+    for table, key, when, age in (
+        ("idempotency_keys", "client, key", "created_at", "7 days"),
+        ("inbox_commands", "event_id", "seen_at", "31 days"),
+    ):
+        query = text(
+            f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table}"  # noqa: S608
+            f" WHERE {when} < now() - interval '{age}' LIMIT {PURGE_ROWS})"
+        )
+        gone = PURGE_ROWS
+        while gone == PURGE_ROWS:
+            async with database.transaction() as transaction:
+                gone = (await transaction.connection.execute(query)).rowcount
 
 
 def _partition(day: date) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.database.engine import Database, Transaction
+from shared.failpoints import reach
 from shared.telemetry import metrics
 
 ALL = "*"
@@ -69,6 +70,7 @@ async def pause(transaction: Transaction, topic: str, *, actor: str, reason: str
         {"topic": topic, "actor": actor, "reason": reason},
     )
     transaction.audit("reading.paused", actor=actor, subject=topic, details={"reason": reason})
+    reach("pause.written")
 
 
 async def resume(transaction: Transaction, topic: str, *, actor: str, reason: str | None) -> list[str]:
@@ -79,4 +81,5 @@ async def resume(transaction: Transaction, topic: str, *, actor: str, reason: st
     lifted = sorted(row.topic for row in rows)
     for each in lifted:
         transaction.audit("reading.resumed", actor=actor, subject=each, details={"reason": reason})
+    reach("resume.written")
     return lifted

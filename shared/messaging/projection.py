@@ -5,10 +5,10 @@ projection.apply(state, event)                         pure; raises NotYet, Doma
 await projection.save(transaction, state)              all changes at once, and the events they cause
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from shared.database.engine import Transaction
+from shared.database.engine import Database, Transaction
 from shared.messaging.events import Event
 
 State = TypeVar("State")
@@ -34,6 +34,10 @@ class Projection(Protocol[State]):
         """Write what changed."""
         ...
 
-    async def on_new_log(self, transaction: Transaction) -> None:
-        """The log is another one: put again into the outbox what outside readers may have lost."""
+    async def on_new_log(self, database: Database, alive: Callable[[], None]) -> None:
+        """The log is another one: put again into the outbox what outside readers may have lost.
+
+        In short transactions of its own, before the new positions are stored: a crash in between repeats it. `alive`
+        is called now and then.
+        """
         ...

@@ -11,6 +11,7 @@ What must stay true:
 import asyncio
 import contextlib
 import logging
+import time
 from collections import defaultdict
 from typing import Any
 from uuid import UUID
@@ -45,10 +46,15 @@ MAX_REQUEST_BYTES = 16 * 1024 * 1024
 HOUSEKEEPING_SECONDS = 5.0
 PARTITIONS_SECONDS = 3600.0
 BACKLOG_COUNT_BOUND = 300_000
+# For so long a topic that takes no records, and a subject with a record too large, are left out: a batch full of theirs
+# would keep all others from ever being read.
+TOPIC_ASIDE_SECONDS = 3.0
+SUBJECT_ASIDE_SECONDS = 60.0
 
 _UNPUBLISHED = text(
     "SELECT id, created_at, topic, subject, version, event_id, type, time, traceparent, headers, payload,"
-    " clock_timestamp() AS read_at FROM outbox WHERE published_at IS NULL ORDER BY id LIMIT :batch"
+    " clock_timestamp() AS read_at FROM outbox WHERE published_at IS NULL"
+    " AND topic <> ALL(CAST(:topics AS text[])) AND subject <> ALL(CAST(:subjects AS uuid[])) ORDER BY id LIMIT :batch"
 )
 _MARK = text(
     "UPDATE outbox SET published_at = clock_timestamp() WHERE id = ANY(:ids) AND created_at BETWEEN :first AND :last"
@@ -68,6 +74,8 @@ class Relay:
         self._retention_days = retention_days
         self._wake = asyncio.Event()
         self._producer: AIOKafkaProducer | None = None
+        self._topics_aside: dict[str, float] = {}
+        self._subjects_aside: dict[UUID, float] = {}
         self.waiting = 0
         """Events not yet published, as last counted."""
 
@@ -109,7 +117,8 @@ class Relay:
         """Publish one batch; the number of rows found. Raises when the broker or the database is away."""
 
         async def unpublished(connection: Any) -> list[Any]:
-            return list((await connection.execute(_UNPUBLISHED, {"batch": BATCH})).all())
+            aside = {"topics": _still(self._topics_aside), "subjects": _still(self._subjects_aside)}
+            return list((await connection.execute(_UNPUBLISHED, {"batch": BATCH, **aside})).all())
 
         rows = await self._database.read(unpublished)
         if not rows:
@@ -124,7 +133,7 @@ class Relay:
                 await transaction.connection.execute(_MARK, {"ids": ids, "first": min(moments), "last": max(moments)})
                 reach("relay.mark_written")
             reach("relay.marked")
-        if failure is not None:
+        if failure is not None and not sent:
             raise failure
         return len(rows)
 
@@ -139,8 +148,10 @@ class Relay:
         producer = await self._connected()
         sent: list[Any] = []
         held: set[tuple[str, UUID]] = set()
+        refusing: set[str] = set()
         closed: set[str] = set()
         failure: BaseException | None = None
+        now = time.monotonic()
         for number in sorted(waves):
             wave = [row for row in waves[number] if (row.topic, row.subject) not in held]
             async with asyncio.timeout(WAVE_TIMEOUT_SECONDS):
@@ -153,11 +164,16 @@ class Relay:
                     if isinstance(result, MessageSizeTooLargeError):
                         # It will never pass; it holds back its own subject, and nobody else's.
                         log.error("too large for the broker", extra={"topic": row.topic, "event_id": row.event_id})
+                        self._subjects_aside[row.subject] = now + SUBJECT_ASIDE_SECONDS
                     else:
                         failure = CancelledWithin() if isinstance(result, asyncio.CancelledError) else result
+                        refusing.add(row.topic)
                 else:
                     sent.append(row)
                     metrics.outbox_published.labels(row.topic).inc()
+        if sent or len(rows) == BATCH:
+            # With nothing sent and little to send it is the broker that is away, and not these topics.
+            self._topics_aside |= dict.fromkeys(refusing, now + TOPIC_ASIDE_SECONDS)
         return sent, failure
 
     async def _hand_over(self, producer: AIOKafkaProducer, row: Any, closed: set[str]) -> asyncio.Future[Any]:
@@ -224,21 +240,33 @@ class Relay:
             await _stop(producer)
 
     async def _keep_house(self) -> None:
-        """Backlog figures, and the daily partitions."""
+        """The daily partitions, and what may be forgotten."""
         loop = asyncio.get_running_loop()
         next_partitions = loop.time() + PARTITIONS_SECONDS
         while True:
             try:
-                figures = await self._database.read(lambda connection: backlog(connection, BACKLOG_COUNT_BOUND))
-                self.waiting = figures.waiting
-                metrics.outbox_backlog.set(figures.waiting)
-                metrics.outbox_oldest_seconds.set(figures.oldest_seconds)
                 if loop.time() >= next_partitions:
                     await self.keep_partitions()
+                    await purge(self._database)
                     next_partitions = loop.time() + PARTITIONS_SECONDS
+            except Transient:
+                log.info("housekeeping waits for the database")
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+    async def watch_backlog(self) -> None:
+        """Count what waits, until cancelled; for the role `api` too, which refuses work when it is too much."""
+        while True:
+            try:
+                await self.count_backlog()
             except Transient:
                 log.info("outbox figures wait for the database")
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+    async def count_backlog(self) -> None:
+        figures = await self._database.read(lambda connection: backlog(connection, BACKLOG_COUNT_BOUND))
+        self.waiting = figures.waiting
+        metrics.outbox_backlog.set(figures.waiting)
+        metrics.outbox_oldest_seconds.set(figures.oldest_seconds)
 
     async def keep_partitions(self) -> None:
         async with self._database.transaction() as transaction:
@@ -246,7 +274,14 @@ class Relay:
             day = utc_day(await transaction.now())
             await keep_partitions(transaction.connection, day, self._retention_days)
             reach("relay.partitions_made")
-            await purge(transaction.connection)
+
+
+def _still(aside: dict[Any, float]) -> list[Any]:
+    """Those whose time is not over; the others are forgotten."""
+    now = time.monotonic()
+    for each in [each for each, until in aside.items() if until <= now]:
+        del aside[each]
+    return list(aside)
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:

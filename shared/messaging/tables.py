@@ -62,6 +62,7 @@ def plumbing_tables(metadata: MetaData) -> Plumbing:
         Column("headers", LargeBinary),
         Column("payload", LargeBinary, nullable=False),
         Column("published_at", Time),
+        Column("replayed_at", Time),
         Index("ix_outbox_unpublished", "id", postgresql_where=text("published_at IS NULL")),
         postgresql_partition_by="RANGE (created_at)",
     )

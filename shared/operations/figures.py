@@ -133,6 +133,14 @@ async def paused(connection: AsyncConnection) -> list[PausedTopic]:
     ]
 
 
+async def unread(database: Database, watch: LogWatch) -> int | None:
+    """The records of topics not paused that no process of this service has applied yet; None while that is not known:
+    the broker does not answer, or the log is another one."""
+    standing = [each for each in await standings(database, watch) if not each.paused]
+    lags = [each.lag for each in standing if each.lag is not None and each.same_log]
+    return sum(lags) if len(lags) == len(standing) else None
+
+
 async def summary(service: str, database: Database, watch: LogWatch) -> Summary:
     stuck = await database.read(inbox.stuck)
     backlog = await database.read(lambda connection: outbox.backlog(connection, BACKLOG_BOUND))

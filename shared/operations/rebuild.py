@@ -29,6 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.database.engine import LONG_STATEMENT, Database
 from shared.errors import Conflict, DomainError, Poison, Transient
+from shared.failpoints import reach
 from shared.messaging import inbox
 from shared.messaging.application import Applier
 from shared.messaging.events import Event
@@ -142,6 +143,7 @@ class Rebuilding:
                 transaction.audit(
                     "read_state.built", actor=actor, subject=self.service, details=details | {"reason": reason}
                 )
+                reach("rebuild.end_written")
         except KafkaError as error:
             raise Transient(f"broker: {type(error).__name__}") from error
         finally:
@@ -156,6 +158,7 @@ class Rebuilding:
         try:
             async with own.transaction() as transaction:
                 await _make_shadow(transaction.connection, self.outbox.metadata.sorted_tables, self.state)
+            reach("rebuild.shadow_made")
             yield
         finally:
             try:
@@ -203,6 +206,8 @@ async def _replace(database: Database, state: ReadState, *, actor: str, reason: 
             for subject, parts in what.items():
                 details = {"what": parts, "reason": reason}
                 transaction.audit("read_state.replaced", actor=actor, subject=str(subject), details=details)
+            reach("rebuild.replacement_written")
+        reach("rebuild.replaced")
         replaced += len(what)
     return replaced
 

@@ -20,6 +20,7 @@ from shared.contracts.registry import COMMANDS, MODELS
 from shared.contracts.topics import producers_of
 from shared.database.engine import Database, Transaction
 from shared.errors import DomainError, NotFound, Poison, Transient
+from shared.failpoints import reach
 from shared.messaging import inbox
 from shared.messaging.application import Applier
 from shared.messaging.dead_letters import reason_of
@@ -111,6 +112,8 @@ async def _redrive(
             raise StillWaiting(waits)
         detail = "applied" if batch.applied else "its effect was there already"
         await _settle(transaction, letter, DeadLetterState.redriven, actor, reason, batch.released)
+        reach("redrive.written")
+    reach("redrive.committed")
     return Settled(id=letter_id, state=DeadLetterState.redriven, detail=detail, released=batch.released)
 
 
@@ -133,6 +136,8 @@ async def discard(database: Database, applier: Applier[Any], letter_id: int, *, 
                 return Settled(id=letter_id, state=DeadLetterState.open, detail=why)
             released, detail = await _pass_over(transaction, applier, event, last)
         await _settle(transaction, found.letter, DeadLetterState.discarded, actor, reason, released)
+        reach("discard.written")
+    reach("discard.committed")
     return Settled(id=letter_id, state=DeadLetterState.discarded, detail=detail, released=released)
 
 

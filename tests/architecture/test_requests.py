@@ -35,9 +35,10 @@ def unbounded(
             yield from unbounded(document["components"]["schemas"][name], document, f"{where} {name}", (*seen, name))
         return
     alternatives = [part for word in ("anyOf", "oneOf", "allOf") for part in schema.get(word, ())]
-    for part in alternatives:
-        yield from unbounded(part, document, where, seen)
     kind = schema.get("type")
+    # Beside a type they only narrow what it bounds.
+    for part in alternatives if kind is None else ():
+        yield from unbounded(part, document, where, seen)
     if kind is None and not alternatives and not STRING_BOUNDS & schema.keys():
         yield f"{where}: anything at all"
     if kind == "string" and not STRING_BOUNDS & schema.keys():

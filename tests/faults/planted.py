@@ -124,11 +124,16 @@ def offset_stored_apart() -> None:
 
 def no_version_check() -> None:
     """Every record that comes is applied, seen before or not."""
+    really_take = batch.Batch.take
 
     def take(self: batch.Batch[Any], state: Any, event: Event) -> None:
-        self.projection.apply(state, event)
-        if event.version is not None:
-            self._changed[event.publisher, event.subject] = event.version
+        stream = (event.publisher, event.subject)
+        last = self.versions.get(stream, 0)
+        if event.version is None or event.version > last:
+            really_take(self, state, event)
+            return
+        self._try(state, event)
+        self.versions[stream] = self._changed[stream] = last
 
     batch.Batch.take = take  # type: ignore[method-assign]
 

@@ -76,17 +76,22 @@ class Work:
             await self._check_topic(topic, [event for event in events if event["topic"] == topic])
 
     async def _check_topic(self, topic: str, events: list[asyncpg.Record]) -> None:
-        wanted = {str(event["event_id"]): bytes(event["payload"]) for event in events}
+        wanted = {str(event["event_id"]): (event["type"], bytes(event["payload"])) for event in events}
         first_seen: dict[str, bytes] = {}
         for record in await records_of(self.bootstrap, topic):
             event_id = dict(record.headers)["ce_id"].decode()
             if event_id in wanted:
-                assert record.value == wanted[event_id]
+                kind, payload = wanted[event_id]
+                assert self.shown(kind, record.value) == self.shown(kind, payload)
                 first_seen.setdefault(event_id, record.value)
         assert set(first_seen) == set(wanted)
         for subject in {event["subject"] for event in events}:
             line = [str(event["event_id"]) for event in events if event["subject"] == subject]
             assert [event_id for event_id in first_seen if event_id in line] == line
+
+    def shown(self, kind: str, payload: bytes) -> bytes:
+        """What the log and the outbox must hold alike of an event of this type."""
+        return payload
 
     async def value(self, query: str, *values: Any) -> Any:
         return await self.database.fetchval(query, *values)

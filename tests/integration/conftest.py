@@ -38,6 +38,13 @@ async def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         yield running
 
 
+@pytest_asyncio.fixture(scope="module")
+async def embedded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Broker]:
+    """The broker in memory alone, for what is not about brokers; every module gets an empty log."""
+    async with running_broker("embedded", tmp_path_factory.mktemp("embedded")) as running:
+        yield running
+
+
 @pytest_asyncio.fixture
 async def bench(databases: Databases, broker: Broker) -> AsyncIterator[Bench]:
     url = await databases.fresh("review")

@@ -271,6 +271,21 @@ async def test_an_open_transaction_holds_back_what_began_after_it(trail: Trail) 
     assert (await trail.seal()).rows == 2
 
 
+async def test_the_figure_of_the_alarm_grows_while_seals_are_held_back_and_falls_when_they_come(trail: Trail) -> None:
+    sealer = Sealer(trail.database, Leases(URL))
+    async with trail.database.transaction() as slow:
+        await slow.connection.execute(text("SELECT pg_current_xact_id()"))
+        await trail.write()
+        await sealer.seal_once()
+        first = metrics.audit_unsealed_seconds._value.get()
+        await asyncio.sleep(0.2)
+        await sealer.seal_once()
+        assert metrics.audit_unsealed_seconds._value.get() >= first + 0.2
+    await sealer.seal_once()
+    assert metrics.audit_unsealed_seconds._value.get() == 0
+    assert (await trail.verify()).unsealed == 0
+
+
 async def test_two_processes_seal_one_chain_and_tell_its_head(trail: Trail, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="shared.database.sealer")
     url = trail.database.engine.url.render_as_string(hide_password=False)

@@ -9,11 +9,17 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 
+from shared import failpoints
 from shared.contracts.envelope import Envelope
 from shared.contracts.intake import TicketWithdrawn
 from shared.contracts.topics import INTAKE
+from shared.errors import Transient
 from shared.ids import new_id
+from shared.operations import figures
 from tests.support.messaging import NOW, OF_THESE, Bench, send
+
+NESTED = b'["13800001234", %s%s]'
+UNREADABLE = "SELECT count(*) FROM dead_letters WHERE error LIKE '%not UTF-8%cannot be read'"
 
 
 @pytest.mark.parametrize(
@@ -26,11 +32,15 @@ from tests.support.messaging import NOW, OF_THESE, Bench, send
         ({"headers": [("ce_specversion", b"1.\x00")]}, "ce_specversion is not 1.0"),
         ({"headers": [("ce_specversion\x00", b"1.0")]}, "ce_specversion is missing"),
         ({"headers": [("ce_specversion", None)]}, "ce_specversion is missing"),
+        ({"headers": [], "value": NESTED % (b"[" * 300, b"]" * 300)}, "ce_specversion is missing"),
+        ({"headers": [], "value": NESTED % (b"[" * 600, b"]" * 600)}, "ce_specversion is missing"),
+        ({"headers": [], "value": NESTED % (b"[" * 2000, b"]" * 2000)}, "ce_specversion is missing"),
         ({"reason": "nul \x00"}, "NUL"),
         ({"reason": "poison"}, "never be applied"),
     ],
     ids=[
         *("not json", "wrong types", "no headers", "bad bytes", "nul in a header", "nul in a name", "no value"),
+        *("deep", "deeper than can be walked", "deeper than can be read"),
         *("nul in the data", "refused by the handler"),
     ],
 )
@@ -142,6 +152,44 @@ async def test_a_record_that_the_client_library_cannot_read_is_stepped_over(
 ) -> None:
     """A header name that is no UTF-8: aiokafka would stand before that record for ever."""
     ticket = new_id()
+    await send_unreadable(producer)
+    async with bench.running(relay=False):
+        await send(producer, ticket, 1)
+        await bench.until(OF_THESE, 1, ids=[ticket])
+        await bench.until(UNREADABLE, 1)
+
+
+async def test_a_database_that_goes_away_while_a_record_is_stepped_over_does_not_end_the_reading(
+    bench: Bench, producer: AIOKafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = new_id()
+    gone: list[str] = []
+
+    def goes_away_twice() -> None:
+        if len(gone) < 2:
+            gone.append("away")
+            raise Transient("the connection is gone")
+
+    async with bench.running(relay=False) as running:
+
+        async def unread() -> int | None:
+            lags = [each.lag for each in await figures.standings(bench.database, running.watch)]
+            return None if None in lags or not lags else sum(lag or 0 for lag in lags)
+
+        # What earlier tests left in the log is dead before the database begins to go away.
+        await bench.eventually(unread, 0)
+        before = (await bench.query(UNREADABLE))[0][0]
+        monkeypatch.setitem(failpoints._armed, "consumer.burial_written", goes_away_twice)
+        await send_unreadable(producer)
+        await bench.until(UNREADABLE, before + 1)
+        await send(producer, ticket, 1)
+        await bench.until(OF_THESE, 1, ids=[ticket])
+        places = "SELECT count(*) - count(DISTINCT (topic, partition, record_offset)) FROM dead_letters"
+        assert (await bench.query(places))[0][0] == 0
+    assert len(gone) == 2
+
+
+async def send_unreadable(producer: AIOKafkaProducer) -> None:
     batch = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 100_000)
     batch.append(0, 1_700_000_000_000, b"key", b"value", [("zz", b"1")])
     raw = bytearray(bytes(batch.build()).replace(b"zz", b"\xff\xfe"))
@@ -152,7 +200,3 @@ async def test_a_record_that_the_client_library_cannot_read_is_stepped_over(
     )
     leader = producer.client.cluster.leader_for_partition(TopicPartition(INTAKE, partition))
     await producer.client.send(leader, request)
-    async with bench.running(relay=False):
-        await send(producer, ticket, 1)
-        await bench.until(OF_THESE, 1, ids=[ticket])
-        await bench.until("SELECT count(*) FROM dead_letters WHERE error LIKE '%not UTF-8%cannot be read'", 1)

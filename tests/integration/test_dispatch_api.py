@@ -9,14 +9,18 @@ from uuid import UUID
 import httpx
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
 
 from services.dispatch import usecases as dispatch_usecases
 from services.dispatch.app import build as build_dispatch
 from services.dispatch.consumers import DispatchProjection
 from services.dispatch.settings import Settings as DispatchSettings
+from shared import failpoints
 from shared.calendar import WorkingCalendar, package_days
 from shared.contracts.review import ReviewApproved
+from shared.errors import Transient
 from shared.ids import new_id
+from shared.messaging import outbox
 from tests.support.apps import running_app
 from tests.support.parts import Databases
 from tests.support.sites import BASIS, NOBODYS, Site, event, pointers, refusal, ticket_number
@@ -267,3 +271,37 @@ async def test_replies_at_once_are_taken_once(dispatch: Site) -> None:
     answers = await asyncio.gather(*(do(dispatch, "jinan", number, "reply") for _ in range(8)))
     assert sorted(answer.status_code for answer in answers) == [200] + [409] * 7
     assert (await dispatch.published(number)).count("order.replied") == 1
+
+
+async def test_on_a_new_log_branches_are_told_of_open_orders_again_also_after_a_break(
+    dispatch: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In short transactions: one over all orders would hold the outbox for minutes, and meet its time limit."""
+    monkeypatch.setattr(outbox, "CHUNK_IDS", 3)
+    still_open = [(await order(dispatch))[1] for _ in range(6)]
+    over, over_id = await order(dispatch)
+    await do(dispatch, "jinan", over, "reply")
+    await do(dispatch, "supervisor", over, "close")
+    await dispatch.execute("UPDATE outbox SET published_at = now()")
+    database, chunks = dispatch.app.service.database, []
+
+    def breaks_off() -> None:
+        chunks.append("a chunk")
+        if len(chunks) == 2:
+            raise Transient("the connection is gone")
+
+    monkeypatch.setitem(failpoints._armed, "replay.written", breaks_off)
+    with pytest.raises(Transient):
+        await dispatch.projection.on_new_log(database, lambda: None)
+    alive: list[str] = []
+    await dispatch.projection.on_new_log(database, lambda: alive.append("alive"))
+    assert len(alive) > 5
+    async with database.transaction() as transaction:
+        rows = await transaction.connection.execute(
+            text("SELECT subject, topic FROM outbox WHERE published_at IS NULL")
+        )
+        told = {(row.subject, row.topic) for row in rows}
+    assert {topic.startswith("gongdan.dispatch.") for _, topic in told} == {True}
+    assert {subject for subject, _ in told} >= set(still_open)
+    assert over_id not in {subject for subject, _ in told}
+    assert (await database.read(lambda connection: outbox.backlog(connection, 1000))).waiting == 0

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-import pytest_asyncio
 
 from deploy.local.state import load_secrets
 from shared.contracts.topics import INCARNATION
+from shared.http.keys import Role, generate_key, load_records, save_records
 from tests.architecture.services import PROJECT
+from tests.faults.background_works import ERASED, SEALED
+from tests.faults.scenes import SCENES
 from tests.faults.works import REFUSED, REGISTERED, REVIEWED, SWEPT, WITHDRAWN, Work, Works, records_of
 from tests.support.parts import Broker, Databases, free_port, must_have_kafka, running_broker
 
@@ -47,15 +49,13 @@ GAPS: dict[str, tuple[Works, bool]] = {
     "consumer.buried": (REFUSED, True),
     "sweep.fired": (SWEPT, True),
     "sweep.committed": (SWEPT, True),
+    "seal.written": (SEALED, True),
+    "seal.committed": (SEALED, True),
+    "erasure.written": (ERASED, True),
+    "erasure.committed": (ERASED, True),
 }
 # Gaps of programs that end by themselves; they have tests of their own below.
-OTHERS = {"migration.statement_run", "topics.created", "state.file_written"}
-
-
-@pytest_asyncio.fixture(scope="module")
-async def embedded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Broker]:
-    async with running_broker("embedded", tmp_path_factory.mktemp("embedded")) as broker:
-        yield broker
+OTHERS = {"migration.statement_run", "topics.created", "state.file_written", "keys.file_written"}
 
 
 def gaps_in_the_code() -> set[str]:
@@ -71,7 +71,7 @@ def gaps_in_the_code() -> set[str]:
 
 
 def test_every_gap_in_the_code_is_tried() -> None:
-    assert gaps_in_the_code() == set(GAPS) | OTHERS
+    assert gaps_in_the_code() == set(GAPS) | OTHERS | {gap for gap, _, _ in SCENES}
 
 
 def sabotaged(gap: str | None, *words: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -180,6 +180,17 @@ async def test_a_topic_creator_that_dies_before_it_names_the_log_names_it_the_ne
         assert len(await records_of(broker.bootstrap, INCARNATION)) == 1
 
 
+def test_a_key_command_that_dies_while_it_writes_keeps_the_keys_that_were_there(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    _, kept = generate_key(Role.ops, "kept")
+    save_records(file, [kept])
+    words = ("shared.http.keys", "add", "--role", "ops", "--name", "new", "--file", str(file))
+    for gap, code in (("keys.file_written", -signal.SIGKILL), ("keys.file_written", -signal.SIGKILL), (None, 0)):
+        assert load_records(file) == [kept]
+        assert sabotaged(gap, *words, environment={}).wait(DEATH_SECONDS) == code
+    assert [record.name for record in load_records(file)] == ["kept", "new"]
+
+
 def test_a_runner_that_dies_while_it_writes_its_secrets_keeps_those_it_had(tmp_path: Path) -> None:
     kept = load_secrets(tmp_path, ["jinan"])
     program = (
@@ -190,5 +201,7 @@ def test_a_runner_that_dies_while_it_writes_its_secrets_keeps_those_it_had(tmp_p
     for _ in range(2):
         assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=PROJECT).returncode == -signal.SIGKILL
     again = load_secrets(tmp_path, ["jinan", "qingdao"])
-    assert again.model_dump(exclude={"branch_keys"}) == kept.model_dump(exclude={"branch_keys"})
-    assert again.branch_keys["jinan"] == kept.branch_keys["jinan"]
+    grown = {"branch_keys", "kafka_passwords"}
+    assert again.model_dump(exclude=grown) == kept.model_dump(exclude=grown)
+    assert kept.branch_keys.items() <= again.branch_keys.items()
+    assert kept.kafka_passwords.items() <= again.kafka_passwords.items()

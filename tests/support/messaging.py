@@ -67,7 +67,7 @@ class Recorder:
                 {"subject": event.subject, "publisher": event.publisher, "version": event.version},
             )
 
-    async def on_new_log(self, transaction: Transaction) -> None: ...
+    async def on_new_log(self, database: Database, alive: Callable[[], None]) -> None: ...
 
 
 @dataclass

@@ -181,3 +181,45 @@ def test_a_dead_letter_excuses_its_ticket_until_it_was_redriven(
     evidence.add("dead", [("intake", 1, topic, 0, 0, TICKET, "review", 2, "e2", "why", 0, "d", state)])
     evidence.complete()
     assert versions_are_whole(evidence).breaches == breaches
+
+
+def told(
+    version: int, type_name: str, kind: str | None, rung: int | None, service: str = "dispatch"
+) -> tuple[Any, ...]:
+    """An event of dispatch or sla about an escalation, as `event` gives it with its kind and rung."""
+    return (
+        *event(version, service=service, event_id=f"{service}{version}", type=type_name)[:14],
+        kind,
+        None,
+        None,
+        rung,
+    )
+
+
+@pytest.mark.parametrize(
+    ("events", "breaches"),
+    [
+        ([("order.escalated", "batch", 1)], 0),
+        ([("order.escalated", "batch", 1)] * 2, 1),
+        ([("order.escalated", "batch", 1), ("order.escalated", "overdue", 2)], 0),
+        ([("order.escalated", "overdue", 1)], 1),
+        ([("order.urged", "silent_branch", None)], 0),
+        ([("order.urged", "silent_branch", None)] * 2, 1),
+        ([("order.urged", None, None)] * 2, 0),
+    ],
+)
+@pytest.mark.parametrize("held", [False, True])
+def test_each_escalation_reaches_a_branch_once_whatever_else_waits(
+    evidence: Evidence, events: list[tuple[str, str | None, int | None]], breaches: int, held: bool
+) -> None:
+    """Three were raised. What people urge has no kind; a dead letter explains what is missing, not what is too much."""
+    evidence.scope.quiet = False
+    raised = [("batch", 1), ("overdue", 2), ("silent_branch", 3)]
+    evidence.add("outbox", [told(n, "escalation.raised", *one, service="sla") for n, one in enumerate(raised, 1)])
+    evidence.add("outbox", [told(n, *one) for n, one in enumerate(events, 1)])
+    if held:
+        evidence.add("dead", [("dispatch", 1, "gongdan.sla", 0, 0, TICKET, "sla", 4, "e4", "why", 0, "d", "open")])
+    evidence.complete()
+    assert [text.partition(":")[0] for text in effects_are_single(evidence).shown] == [
+        "dispatch told a branch of more escalations than sla raised"
+    ] * breaches
