@@ -70,6 +70,7 @@ class ReviewPage(BaseModel):
 
 class ApprovalView(BaseModel):
     approval_id: UUID
+    ticket_id: UUID
     ticket_no: str
     kind: str
     status: ApprovalStatus

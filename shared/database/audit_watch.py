@@ -6,10 +6,13 @@ The outcome is a metric, for an alert. Whoever asks for a check over HTTP sets t
 import asyncio
 import logging
 
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from shared.database.audit import AuditReport, Head, verify
 from shared.database.engine import Database
 from shared.database.leases import Leases
-from shared.errors import Transient
+from shared.errors import Conflict, Transient
 from shared.telemetry import metrics
 
 log = logging.getLogger(__name__)
@@ -17,6 +20,8 @@ log = logging.getLogger(__name__)
 ROLE = "audit watch"
 CHECK_SECONDS = 600.0
 WHOLE_SECONDS = 86_400.0
+
+_RIGHT = text("SELECT pg_try_advisory_lock(hashtext('gongdan audit'))")
 
 
 class AuditWatch:
@@ -55,6 +60,25 @@ class AuditWatch:
         if report.intact:
             self._head = report.head
         return report
+
+
+async def check_alone(database: Database, *, expect: Head | None, first: int) -> AuditReport:
+    """One check at a time in all processes, on a connection beside the pool, however long it takes.
+
+    Raises `Conflict` (`audit_running`) while another one runs.
+    """
+
+    async def run(connection: AsyncConnection) -> AuditReport:
+        if not await connection.scalar(_RIGHT):
+            raise Conflict("audit_running", "a check of this audit trail is running; wait for its end")
+        return await verify(connection, expect=expect, first=first)
+
+    apart = database.apart()
+    try:
+        return await apart.read(run)
+    finally:
+        # The right ends with the connection.
+        await apart.close()
 
 
 def tell(report: AuditReport) -> None:

@@ -181,8 +181,13 @@ class Database:
             json_deserializer=orjson.loads,
             connect_args={"server_settings": settings, "timeout": CONNECT_TIMEOUT_SECONDS},
         )
+        self._url = url
         self._outbox = outbox
         self._after_publish: list[Callable[[], None]] = []
+
+    def apart(self) -> "Database":
+        """One more connection to the same database, beside this pool; closed by whoever asked for it."""
+        return Database(self._url, self._outbox, pool_size=1)
 
     def after_publish(self, wake: Callable[[], None]) -> None:
         """Call `wake` after each commit that put events into the outbox."""

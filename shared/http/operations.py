@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BaseModel, Field
 from sqlalchemy import Table, select
 
 from shared.contracts.topics import BRANCH_PLACEHOLDER, CONTROL, INCARNATION, consumed_topics, topic_file
-from shared.database.audit import AuditReport, Head, verify
-from shared.database.audit_watch import tell
+from shared.database.audit import AuditReport, Head
+from shared.database.audit_watch import check_alone, tell
 from shared.database.engine import Database, Transaction
 from shared.errors import Conflict, Invalid, NotFound
 from shared.http.auth import DoorFirst, Principal, allow
@@ -149,18 +149,18 @@ def _looking(router: APIRouter, operated: Operated) -> None:
     async def positions(_: Looker) -> Standings:
         return Standings(positions=await figures.standings(database, operated.watch))
 
-    @router.get("/audit", summary="Compare the audit trail with its chain of seals")
+    @router.get("/audit", summary="Compare the audit trail with its chain of seals", responses=CONFLICT)
     async def audit_chain(
         _: Looker,
         expect: Annotated[str | None, Query(max_length=128, description="a head noted earlier, number:hash")] = None,
         first: Annotated[int, Query(ge=1, le=letters.NEWEST, description="begin at this seal")] = 1,
     ) -> AuditReport:
-        """Reads all of it, in steps. What was changed since it was sealed is named."""
+        """Reads all of it, in steps. What was changed since it was sealed is named. 409 while another check runs."""
         try:
             head = None if expect is None else Head.read(expect)
         except ValueError as error:
             raise Invalid("invalid_head", str(error), pointer="/query/expect") from None
-        report = await database.read(lambda connection: verify(connection, expect=head, first=first))
+        report = await check_alone(database, expect=head, first=first)
         if first == 1:
             tell(report)
         return report

@@ -7,17 +7,19 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError
 
 from services.review.tables import plumbing
-from shared.database.audit import AuditReport, FaultKind, Head, Sealed, seal, verify
+from shared.database import audit
+from shared.database.audit import AuditReport, FaultKind, Head, Sealed, digest, seal, verify
 from shared.database.audit_watch import AuditWatch
 from shared.database.engine import Database
 from shared.database.leases import Leases
@@ -192,6 +194,41 @@ async def test_many_faults_do_not_hide_their_number_behind_one_another(trail: Tr
     await trail.as_owner("UPDATE audit_trail SET actor = 'x'")
     report = await trail.verify()
     assert [fault.row for fault in report.faults] == list(range(1, 13))
+
+
+async def test_many_rows_put_in_behind_a_seal_hide_none_that_it_holds(trail: Trail) -> None:
+    await trail.as_owner(
+        "INSERT INTO audit_trail (xid, actor, action, subject, details)"
+        " SELECT xid, 'nobody', 'never.happened', 'thing', '{}' FROM audit_trail, generate_series(1, 200) WHERE id = 1"
+    )
+    faults = (await trail.verify()).faults
+    assert [fault.kind for fault in faults] == [FaultKind.row_inserted] * 100
+
+
+async def test_rows_of_removed_seals_are_not_read(trail: Trail) -> None:
+    """However many there are; they would all be in memory at once."""
+    await trail.as_owner("DELETE FROM audit_seals WHERE number < 3")
+    statements: list[str] = []
+    engine = trail.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    report = await trail.verify()
+    assert [fault.kind for fault in report.faults] == [FaultKind.seal_missing]
+    of_rows = [each for each in statements if each.startswith("SELECT id, xid")]
+    assert len(of_rows) == 1
+    assert "WHERE id = ANY" in of_rows[0], "those of seal 3, and not from the beginning to its end"
+
+
+async def test_digests_are_not_reckoned_on_the_event_loop(trail: Trail, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[int] = set()
+
+    def noted(row: Any) -> bytes:
+        threads.add(threading.get_ident())
+        return digest(row)
+
+    monkeypatch.setattr(audit, "digest", noted)
+    assert (await trail.verify()).intact
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_no_row_is_left_out_however_long_its_transaction_takes(trail: Trail) -> None:

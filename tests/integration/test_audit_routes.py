@@ -34,7 +34,7 @@ from shared.contracts.review import ReviewApproved, ReviewReturned
 from shared.ids import new_id
 from tests.support.apps import App, random_key, running_app
 from tests.support.parts import Databases
-from tests.support.sites import BASIS, Site, event, ticket_number
+from tests.support.sites import BASIS, Site, event, refusal, ticket_number
 from tests.support.sla import HOUR, dispatched, registered, running_bench
 from tests.support.snapshots import PACK, snapshot
 from tests.support.tickets import complaint, phone
@@ -259,3 +259,19 @@ async def test_the_trail_names_the_customer_by_key_only(databases: Databases, tm
     assert searched.actor == "front_line:test front_line"
     assert re.fullmatch(r"[0-9a-f]{32}", searched.subject)
     assert not re.search(r"1380000\d{4}", str(rows))
+
+
+async def test_one_check_of_the_trail_runs_at_a_time_beside_the_connections_of_requests(
+    databases: Databases, tmp_path: Path
+) -> None:
+    url = await databases.fresh("review")
+    async with (
+        running_app(review_app.build, ReviewSettings, url, tmp_path, database_pool_size=1) as app,
+        app.client("ops") as client,
+    ):
+        async with app.service.database.engine.connect() as connection:
+            assert (await client.get("/v1/ops/audit")).json()["intact"]
+            await connection.execute(text("SELECT pg_advisory_lock(hashtext('gongdan audit'))"))
+            assert refusal(await client.get("/v1/ops/audit")) == (409, "audit_running")
+            await connection.execute(text("SELECT pg_advisory_unlock_all()"))
+            assert (await client.get("/v1/ops/audit")).status_code == 200

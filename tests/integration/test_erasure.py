@@ -69,7 +69,8 @@ async def closed(whole: Whole, number: str, **changes: Any) -> str:
     mine = next(each for each in asked if each["ticket_no"] == no)
     opinion = {"granted": True, "opinion": WORDS["opinion"]}
     path = f"/v1/approvals/{mine['approval_id']}/decide"
-    await ok(await whole.call("supervisor", "review", "POST", path, opinion))
+    headers = {"Idempotency-Key": f"decide-{no}"}
+    await ok(await whole.call("supervisor", "review", "POST", path, opinion, headers=headers))
     approve = {"note": WORDS["content"]}
     headers = {"Idempotency-Key": f"approve-{no}"}
     await ok(await whole.call("supervisor", "review", "POST", f"/v1/reviews/{no}/approve", approve, headers=headers))
