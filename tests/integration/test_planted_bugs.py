@@ -3,7 +3,6 @@ real piece on a real database and broker, and each time the same without the bug
 """
 
 import asyncio
-import random
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from sqlalchemy import text
 from services.review.tables import plumbing
 from shared.contracts.review import ReviewReturned
 from shared.contracts.ticket import Basis
-from shared.database.engine import Database
+from shared.database.engine import Database, Transaction
 from shared.ids import new_id
 from shared.messaging.relay import Relay
 from tests.faults.planted import PLANTS
@@ -25,9 +24,7 @@ from tests.support.messaging import Bench
 
 __all__ = ["house"]
 
-WRITERS = 16
-WRITING_SECONDS = 4.0
-TICKETS = 40
+RELAYED = "SELECT count(*) FROM outbox WHERE subject = :s AND published_at IS NOT NULL"
 # So many complaints of one problem within an hour are a batch, and each of them is escalated (GDM-D6).
 BATCH = 10
 RAISED = "SELECT count(*) FROM outbox WHERE type = 'escalation.raised' AND published_at IS NOT NULL"
@@ -72,36 +69,51 @@ def planted_here(bug: str | None) -> Iterator[None]:
         Relay._pass = kept  # type: ignore[method-assign]
 
 
-async def write_at_once(database: Database) -> None:
-    """Many writers on a few tickets. Each has its transaction's number before it gets its ticket's lock, and takes a
-    while to commit, as long work before and after does."""
-    end = asyncio.get_running_loop().time() + WRITING_SECONDS
-    tickets = [new_id() for _ in range(TICKETS)]
-    versions = dict.fromkeys(tickets, 0)
+def returned(ticket: UUID, version: int) -> ReviewReturned:
     basis = Basis(pack="p", version="1")
-    await slow_down(database, 0.05)
+    number = f"T20261122-{ticket.int % 10**7:07d}"
+    return ReviewReturned(ticket_no=number, round=version, reason_code="r", automatic=True, basis=basis, actor="rules")
 
-    async def write() -> None:
-        while asyncio.get_running_loop().time() < end:
-            ticket: UUID = random.choice(tickets)
-            async with database.transaction() as transaction:
-                await transaction.connection.execute(text("SELECT pg_current_xact_id(), pg_sleep(random() * 0.02)"))
-                await transaction.connection.execute(
-                    text("SELECT pg_advisory_xact_lock(hashtextextended(:id, 1))"), {"id": str(ticket)}
-                )
-                versions[ticket] += 1
-                event = ReviewReturned(
-                    ticket_no=f"T20261122-{ticket.int % 10**7:07d}",
-                    round=versions[ticket],
-                    reason_code="r",
-                    automatic=True,
-                    basis=basis,
-                    actor="rules",
-                )
-                now = datetime.now(UTC)
-                transaction.publish(event, subject=ticket, version=versions[ticket], time=now)
 
-    await asyncio.gather(*(write() for _ in range(WRITERS)))
+async def number_of(transaction: Transaction) -> None:
+    """Give the transaction its number now, as any write before its events does."""
+    await transaction.connection.execute(text("SELECT pg_current_xact_id()"))
+
+
+async def commit_out_of_turn(bench: Bench) -> None:
+    """The transaction with the higher number takes the lower outbox id, and commits after the other was relayed."""
+    early, late = new_id(), new_id()
+    numbered, stored = asyncio.Event(), asyncio.Event()
+
+    async def begins_first() -> None:
+        async with bench.database.transaction() as transaction:
+            await number_of(transaction)
+            numbered.set()
+            await stored.wait()
+            transaction.publish(returned(early, 1), subject=early, version=1, time=datetime.now(UTC))
+
+    async def commits_last() -> None:
+        await numbered.wait()
+        async with bench.database.transaction() as transaction:
+            await number_of(transaction)
+            transaction.publish(returned(late, 1), subject=late, version=1, time=datetime.now(UTC))
+            await transaction.flush()
+            transaction._outgoing.clear()
+            transaction._audited.clear()
+            stored.set()
+            await bench.until(RELAYED, 1, s=early)
+
+    await asyncio.gather(begins_first(), commits_last())
+
+
+async def write_in_turn_with_numbers_out_of_turn(bench: Bench) -> None:
+    """Two events of one ticket in their right order; the second one's transaction has the lower number."""
+    ticket = new_id()
+    async with bench.database.transaction() as second:
+        await number_of(second)
+        async with bench.database.transaction() as first:
+            first.publish(returned(ticket, 1), subject=ticket, version=1, time=datetime.now(UTC))
+        second.publish(returned(ticket, 2), subject=ticket, version=2, time=datetime.now(UTC))
 
 
 @pytest.mark.parametrize(
@@ -116,11 +128,13 @@ async def write_at_once(database: Database) -> None:
 async def test_a_relay_that_loses_or_reorders_is_found(
     house: House, bug: str | None, invariant: int, words: str
 ) -> None:
-    database = Database(house.urls["review"], plumbing.outbox, pool_size=WRITERS + 2)
+    database = Database(house.urls["review"], plumbing.outbox, pool_size=6)
     bench = Bench(house.urls["review"], house.broker, database)
     with planted_here(bug):
         async with bench.running(consume=False):
-            await write_at_once(database)
+            for _ in range(5):
+                await commit_out_of_turn(bench)
+                await write_in_turn_with_numbers_out_of_turn(bench)
             await asyncio.sleep(2.0)
     await database.close()
     found = await house.found(at_rest=False)
