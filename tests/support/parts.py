@@ -1,8 +1,10 @@
 """Real parts for integration tests: PostgreSQL with migrated databases, and a broker (embedded, or Apache Kafka)."""
 
 import asyncio
+import contextlib
 import itertools
 import os
+import random
 import shutil
 import socket
 import sys
@@ -26,10 +28,13 @@ REQUIRE_KAFKA = "GONGDAN_REQUIRE_KAFKA"
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody has, below those of outgoing connections; its neighbour is free too, for Kafka's controller."""
+    while True:
+        port = random.randrange(11_000, 20_000)
+        with contextlib.suppress(OSError), socket.socket() as probe, socket.socket() as neighbour:
+            probe.bind(("127.0.0.1", port))
+            neighbour.bind(("127.0.0.1", port + 1))
+            return port
 
 
 @dataclass
