@@ -28,7 +28,7 @@ REQUIRE_KAFKA = "GONGDAN_REQUIRE_KAFKA"
 
 
 def free_port() -> int:
-    """A port that nobody has, below those of outgoing connections; its neighbour is free too, for Kafka's controller."""
+    """A free port below those of outgoing connections; its neighbour is free too, for the controller of Kafka."""
     while True:
         port = random.randrange(11_000, 20_000)
         with contextlib.suppress(OSError), socket.socket() as probe, socket.socket() as neighbour:
