@@ -23,7 +23,7 @@ from shared.messaging.consumer import Consumer
 from shared.messaging.events import Event
 from shared.messaging.log_watch import LogWatch
 from shared.messaging.relay import Relay
-from tests.support.parts import Broker
+from tests.support.parts import Broker, beside
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 PATIENCE_SECONDS = 30.0
@@ -93,20 +93,11 @@ class Bench:
             "review", Recorder(), self.database, leases, watch, self.broker.address, fetch_max_wait_ms=20
         )
         await sender.keep_partitions()
-        tasks = [asyncio.create_task(watch.run())]
-        if relay:
-            tasks.append(asyncio.create_task(sender.run()))
-        if consume:
-            tasks.append(asyncio.create_task(consumer.run()))
+        works = [watch.run, *([sender.run] if relay else ()), *([consumer.run] if consume else ())]
         try:
-            yield Running(consumer, watch)
-            for task in tasks:
-                if task.done():
-                    task.result()
+            async with beside(works):
+                yield Running(consumer, watch)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await leases.close()
 
     async def query(self, sql: str, **values: Any) -> list[Any]:

@@ -8,10 +8,11 @@ import random
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -35,6 +36,21 @@ def free_port() -> int:
             probe.bind(("127.0.0.1", port))
             neighbour.bind(("127.0.0.1", port + 1))
             return port
+
+
+@asynccontextmanager
+async def beside(works: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> AsyncIterator[None]:
+    """Run these while the block runs. Its end cancels them as a crash would; what failed meanwhile is raised."""
+    tasks = [asyncio.create_task(work()) for work in works]
+    try:
+        yield
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass

@@ -28,7 +28,7 @@ from shared.contracts.topics import BRANCH_REPLIES, REVIEW, all_topics
 from shared.ids import new_id
 from shared.messaging.broker import BrokerAddress
 from shared.service import Service
-from tests.support.parts import free_port
+from tests.support.parts import beside, free_port
 from tests.support.sites import BASIS, ticket_number
 from tests.support.snapshots import snapshot
 
@@ -104,18 +104,11 @@ async def running_dispatch(settings: Settings) -> AsyncIterator[Service]:
         service.clock.sync(await transaction.now())
     await service.relay.keep_partitions()
     assert service.consumer is not None
-    works = (service.watch.run, service.relay.run, service.consumer.run)
-    tasks = [asyncio.create_task(work()) for work in works]
     try:
-        yield service
-        for task in tasks:
-            if task.done():
-                task.result()
+        async with beside((service.watch.run, service.relay.run, service.consumer.run)):
+            yield service
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for closing in (service.leases, service.database, service.background, service._relay_database):
+        for closing in (service.leases, *service._databases):
             await closing.close()
 
 

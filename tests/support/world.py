@@ -1,10 +1,10 @@
 """The four services in this process, on real databases and a real broker: all roles but the HTTP ports."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from shared.database.sealer import Sealer
 from shared.messaging.broker import BrokerAddress
 from shared.messaging.erasure import Scrubber
 from tests.support.apps import App, random_key, running_app
-from tests.support.parts import Broker, Databases
+from tests.support.parts import Broker, Databases, beside
 
 COMPOSED: dict[str, tuple[Any, Any]] = {
     "intake": (services.intake.app.build, services.intake.settings.Settings),
@@ -61,7 +61,7 @@ class World:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Relays, consumers and jobs of all four; leaving stops them as a crash would."""
-        tasks: list[asyncio.Task[None]] = []
+        works: list[Callable[[], Coroutine[Any, Any, None]]] = []
         for app in self.apps.values():
             service = app.service
             await service.relay.keep_partitions()
@@ -69,16 +69,9 @@ class World:
             work += [role(service._relay_database, service.leases).run for role in (Sealer, Scrubber)]
             if service.consumer is not None:
                 work.append(service.consumer.run)
-            tasks += [asyncio.create_task(_endless(each)) for each in work]
-        try:
+            works += [partial(_endless, each) for each in work]
+        async with beside(works):
             yield
-            for task in tasks:
-                if task.done():
-                    task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _endless(work: Any) -> None:
