@@ -197,7 +197,7 @@ class Service:
         if {"api", "relay"} & set(roles):
             background.append(self.relay.watch_backlog)
         if "relay" in roles:
-            background += [self._relay, Sealer(self._relay_database, self.leases).run]
+            background += [self.relay.run, Sealer(self._relay_database, self.leases).run]
             background.append(Scrubber(self._relay_database, self.leases).run)
             background.append(AuditWatch(self._relay_database, self.leases).run)
         if "consumer" in roles and self.consumer is not None:
@@ -256,9 +256,6 @@ class Service:
                 backlog=1024,
             )
         )
-
-    async def _relay(self) -> None:
-        await self.relay.run()
 
     async def _first_sync(self) -> None:
         """Wait for the database before anything is timed: business time is its time."""
