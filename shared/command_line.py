@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import uvloop
 from pydantic import ValidationError
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from shared.database.audit import AuditReport, Head, verify
+from shared.database.connection import one_connection
 from shared.database.migrations import upgrade
 from shared.service import ROLES, Service
 from shared.settings import S, from_environment
@@ -54,12 +54,8 @@ def main(name: str, settings_model: type[S], build: Callable[[S], Service]) -> N
 
 
 async def _audit(url: str, expect: Head | None, first: int) -> AuditReport:
-    engine = create_async_engine(url)
-    try:
-        async with engine.connect() as connection:
-            return await verify(connection, expect=expect, first=first)
-    finally:
-        await engine.dispose()
+    async with one_connection(url) as connection:
+        return await verify(connection, expect=expect, first=first)
 
 
 async def _serve(build: Callable[[S], Service], settings: S, roles: list[str]) -> None:

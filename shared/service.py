@@ -105,11 +105,11 @@ class Service:
         self.clock = Clock(settings.time_scale, settings.time_origin)
         self._outbox = outbox_table
         url = settings.database_url.get_secret_value()
-        self.database = Database(url, outbox_table, pool_size=settings.database_pool_size)
-        self.background = Database(url, outbox_table, pool_size=BACKGROUND_POOL_SIZE)
-        self._relay_database = Database(url, outbox_table, pool_size=RELAY_POOL_SIZE)
+        self.database = Database(url, pool_size=settings.database_pool_size)
+        self.background = Database(url, pool_size=BACKGROUND_POOL_SIZE)
+        self._relay_database = Database(url, pool_size=RELAY_POOL_SIZE)
         # Its own, so that a busy consumer cannot make readiness wait.
-        self._health_database = Database(url, outbox_table, pool_size=HEALTH_POOL_SIZE)
+        self._health_database = Database(url, pool_size=HEALTH_POOL_SIZE)
         self.leases = Leases(url)
         self._broker = settings.broker()
         self.watch = LogWatch(self._broker)

@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
-
-from deploy.audit.databases import CONNECT_SECONDS, READ_ONLY
+from deploy.audit.databases import READ_ONLY
 from deploy.audit.evidence import Evidence
 from shared.database.audit import verify
+from shared.database.connection import one_connection
 
 # The sealer of a service passes every second; where rows wait this long, none runs.
 UNSEALED_SECONDS = 60.0
@@ -16,14 +14,8 @@ UNSEALED_SECONDS = 60.0
 async def verify_chains(evidence: Evidence, databases: Mapping[str, str]) -> None:
     """Raises what the driver and the network raise."""
     for service, url in databases.items():
-        engine = create_async_engine(
-            url.replace("postgresql://", "postgresql+asyncpg://"),
-            poolclass=NullPool,
-            connect_args={"server_settings": READ_ONLY, "timeout": CONNECT_SECONDS},
-        )
-        async with engine.connect() as connection:
+        async with one_connection(url, READ_ONLY) as connection:
             report = await verify(connection)
-        await engine.dispose()
         evidence.scope.sealed += report.rows
         evidence.scope.chain_faults += [f"{service}: {fault.kind}, {fault.detail}" for fault in report.faults]
         if report.oldest_unsealed_seconds > UNSEALED_SECONDS:

@@ -6,13 +6,13 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import and_, func, select, text, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.dispatch.domain.order import IN_HAND, OrderStatus, WorkOrder
 from services.dispatch.tables import callbacks, work_orders
 from shared.contracts.dispatch import Label, Reply
 from shared.contracts.ticket import TicketSnapshot
 from shared.database.columns import Json
+from shared.database.connection import Connection
 from shared.database.engine import Database
 from shared.database.rows import RowWriter
 from shared.messaging import outbox
@@ -46,7 +46,7 @@ def to_order(row: OrderRow) -> WorkOrder:
     )
 
 
-async def lock_many(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> dict[UUID, WorkOrder]:
+async def lock_many(connection: Connection, ticket_ids: Iterable[UUID]) -> dict[UUID, WorkOrder]:
     """In id order."""
     rows = await connection.execute(
         select(work_orders)
@@ -58,12 +58,12 @@ async def lock_many(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> 
     return {row.ticket_id: to_order(row) for row in rows}
 
 
-async def find(connection: AsyncConnection, reference: UUID | str) -> OrderRow | None:
+async def find(connection: Connection, reference: UUID | str) -> OrderRow | None:
     column = work_orders.c.ticket_id if isinstance(reference, UUID) else work_orders.c.ticket_no
     return (await connection.execute(select(work_orders).where(column == reference))).first()
 
 
-async def lock(connection: AsyncConnection, ticket_id: UUID) -> OrderRow:
+async def lock(connection: Connection, ticket_id: UUID) -> OrderRow:
     query = select(work_orders).where(work_orders.c.ticket_id == ticket_id).with_for_update()
     return (await connection.execute(query)).one()
 
@@ -71,7 +71,7 @@ async def lock(connection: AsyncConnection, ticket_id: UUID) -> OrderRow:
 _ROWS = RowWriter(work_orders, "ticket_id", kept=("ticket_no",))
 
 
-async def save(connection: AsyncConnection, changed: Sequence[WorkOrder], now: datetime) -> None:
+async def save(connection: Connection, changed: Sequence[WorkOrder], now: datetime) -> None:
     """Insert what is new, update the rest, and store the callbacks made."""
     await _ROWS.write(connection, ((order.is_new, _values(order, now)) for order in changed))
     calls = [
@@ -118,16 +118,14 @@ def _values(order: WorkOrder, now: datetime) -> dict[str, Any]:
     }
 
 
-async def erase_notes(connection: AsyncConnection, ticket_ids: Sequence[UUID]) -> None:
+async def erase_notes(connection: Connection, ticket_ids: Sequence[UUID]) -> None:
     """Take away what callback staff wrote about these tickets."""
     await connection.execute(
         update(callbacks).where(callbacks.c.ticket_id == text("ANY(:ids)")).values(note=None), {"ids": ticket_ids}
     )
 
 
-async def page(
-    connection: AsyncConnection, filters: Mapping[str, Any], before: UUID | None, limit: int
-) -> list[OrderRow]:
+async def page(connection: Connection, filters: Mapping[str, Any], before: UUID | None, limit: int) -> list[OrderRow]:
     """Newest first, below the cursor."""
     conditions = [work_orders.c[name] == value for name, value in filters.items()]
     if before is not None:
@@ -141,7 +139,7 @@ async def page(
     return list((await connection.execute(query)).all())
 
 
-async def waiting_for_callback(connection: AsyncConnection, limit: int) -> tuple[list[OrderRow], int]:
+async def waiting_for_callback(connection: Connection, limit: int) -> tuple[list[OrderRow], int]:
     """The most escalated and urgent first, and how many wait in all."""
     waiting = work_orders.c.status == OrderStatus.replied
     rows = await connection.execute(

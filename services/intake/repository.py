@@ -6,10 +6,10 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import and_, bindparam, func, select, text, tuple_, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.intake.domain import TERMINAL
 from services.intake.tables import SEALED_WITH, ticket_timeline, tickets
+from shared.database.connection import Connection
 from shared.messaging import inbox
 
 TicketRow: TypeAlias = Any
@@ -24,7 +24,7 @@ COUNTED = 100_000
 _ENDED = [str(status) for status in TERMINAL]
 
 
-async def numbers_and_time(connection: AsyncConnection, count: int) -> tuple[list[int], datetime]:
+async def numbers_and_time(connection: Connection, count: int) -> tuple[list[int], datetime]:
     """As many fresh running numbers as asked for, and the database's time (real, UTC)."""
     rows = (
         await connection.execute(
@@ -36,7 +36,7 @@ async def numbers_and_time(connection: AsyncConnection, count: int) -> tuple[lis
 
 
 async def claim_keys(
-    connection: AsyncConnection, keys: Sequence[tuple[str, str, bytes, bytes]], status: int
+    connection: Connection, keys: Sequence[tuple[str, str, bytes, bytes]], status: int
 ) -> set[tuple[str, str]]:
     """Store (client, key, hash, answer) where the key is new; the (client, key) pairs that were."""
     rows = await connection.execute(
@@ -58,7 +58,7 @@ async def claim_keys(
 
 
 async def kept_answers(
-    connection: AsyncConnection, keys: Sequence[tuple[str, str]]
+    connection: Connection, keys: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], tuple[bytes, bytes]]:
     """(client, key) → (request hash, answer)."""
     rows = await connection.execute(
@@ -71,9 +71,7 @@ async def kept_answers(
     return {(row.client, row.key): (bytes(row.request_hash), bytes(row.answer)) for row in rows}
 
 
-async def by_external_ids(
-    connection: AsyncConnection, pairs: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], TicketRow]:
+async def by_external_ids(connection: Connection, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], TicketRow]:
     rows = await connection.execute(
         select(
             tickets.c.channel, tickets.c.external_id, tickets.c.ticket_id, tickets.c.ticket_no, tickets.c.request_hash
@@ -89,30 +87,30 @@ _OPEN_OF_CUSTOMERS = (
 )
 
 
-async def open_of_customers(connection: AsyncConnection, customer_keys: Iterable[str]) -> list[TicketRow]:
+async def open_of_customers(connection: Connection, customer_keys: Iterable[str]) -> list[TicketRow]:
     """Open tickets of these customers, oldest first."""
     return list((await connection.execute(_OPEN_OF_CUSTOMERS, {"keys": list(set(customer_keys))})).all())
 
 
-async def insert_tickets(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+async def insert_tickets(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     await connection.execute(tickets.insert(), [dict(row) for row in rows])
 
 
-async def add_timeline(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+async def add_timeline(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     await connection.execute(ticket_timeline.insert(), [dict(row) for row in rows])
 
 
-async def find(connection: AsyncConnection, reference: UUID | str) -> TicketRow | None:
+async def find(connection: Connection, reference: UUID | str) -> TicketRow | None:
     """By id or by number."""
     column = tickets.c.ticket_id if isinstance(reference, UUID) else tickets.c.ticket_no
     return (await connection.execute(select(tickets).where(column == reference))).first()
 
 
-async def lock(connection: AsyncConnection, ticket_id: UUID) -> TicketRow:
+async def lock(connection: Connection, ticket_id: UUID) -> TicketRow:
     return (await connection.execute(select(tickets).where(tickets.c.ticket_id == ticket_id).with_for_update())).one()
 
 
-async def lock_many(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> dict[UUID, TicketRow]:
+async def lock_many(connection: Connection, ticket_ids: Iterable[UUID]) -> dict[UUID, TicketRow]:
     """In id order, so that two writers never wait for each other in a circle."""
     rows = await connection.execute(
         select(
@@ -134,7 +132,7 @@ async def lock_many(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> 
     return {row.ticket_id: row for row in rows}
 
 
-async def save(connection: AsyncConnection, ticket_id: UUID, **values: Any) -> None:
+async def save(connection: Connection, ticket_id: UUID, **values: Any) -> None:
     await connection.execute(update(tickets).where(tickets.c.ticket_id == ticket_id).values(**values))
 
 
@@ -154,11 +152,11 @@ _SAVE_PICTURE = (
 )
 
 
-async def save_pictures(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+async def save_pictures(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     await connection.execute(_SAVE_PICTURE, [dict(row) for row in rows])
 
 
-async def save_snapshots(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+async def save_snapshots(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     await connection.execute(
         update(tickets)
         .where(tickets.c.ticket_id == bindparam("id"))
@@ -167,9 +165,7 @@ async def save_snapshots(connection: AsyncConnection, rows: Sequence[Mapping[str
     )
 
 
-async def page(
-    connection: AsyncConnection, filters: Mapping[str, Any], before: UUID | None, limit: int
-) -> list[TicketRow]:
+async def page(connection: Connection, filters: Mapping[str, Any], before: UUID | None, limit: int) -> list[TicketRow]:
     """Newest first, below the cursor `before`."""
     conditions = [tickets.c[name] == value for name, value in filters.items() if name in tickets.c]
     if (since := filters.get("accepted_since")) is not None:
@@ -182,7 +178,7 @@ async def page(
     return list((await connection.execute(query)).all())
 
 
-async def timeline(connection: AsyncConnection, ticket_id: UUID) -> list[TicketRow]:
+async def timeline(connection: Connection, ticket_id: UUID) -> list[TicketRow]:
     query = (
         select(ticket_timeline)
         .where(ticket_timeline.c.ticket_id == ticket_id)
@@ -204,13 +200,13 @@ _TO_ERASE = (
 )
 
 
-async def lock_of_customer(connection: AsyncConnection, customer_key: str) -> list[TicketRow]:
+async def lock_of_customer(connection: Connection, customer_key: str) -> list[TicketRow]:
     """Every ticket of a customer, held against the consumer and against other writers, in id order."""
     wanted = select(tickets.c.ticket_id).where(tickets.c.customer_key == customer_key)
     return await _lock_to_erase(connection, wanted)
 
 
-async def lock_expired(connection: AsyncConnection, before: datetime, count: int) -> list[TicketRow]:
+async def lock_expired(connection: Connection, before: datetime, count: int) -> list[TicketRow]:
     """Some tickets with personal data that ended before then, the oldest first."""
     wanted = (
         select(tickets.c.ticket_id)
@@ -221,7 +217,7 @@ async def lock_expired(connection: AsyncConnection, before: datetime, count: int
     return await _lock_to_erase(connection, wanted, tickets.c.closed_at < before, tickets.c.personal.is_not(None))
 
 
-async def _lock_to_erase(connection: AsyncConnection, wanted: Any, *still: Any) -> list[TicketRow]:
+async def _lock_to_erase(connection: Connection, wanted: Any, *still: Any) -> list[TicketRow]:
     ids = list((await connection.execute(wanted)).scalars())
     if not ids:
         return []
@@ -231,7 +227,7 @@ async def _lock_to_erase(connection: AsyncConnection, wanted: Any, *still: Any) 
     return list((await connection.execute(query.with_for_update())).all())
 
 
-async def save_erased(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+async def save_erased(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     await connection.execute(
         update(tickets)
         .where(tickets.c.ticket_id == bindparam("id"))
@@ -246,7 +242,7 @@ async def save_erased(connection: AsyncConnection, rows: Sequence[Mapping[str, A
     )
 
 
-async def timeline_texts(connection: AsyncConnection, ticket_ids: Sequence[UUID]) -> list[TicketRow]:
+async def timeline_texts(connection: Connection, ticket_ids: Sequence[UUID]) -> list[TicketRow]:
     columns = (
         ticket_timeline.c.ticket_id,
         ticket_timeline.c.event_id,
@@ -257,7 +253,7 @@ async def timeline_texts(connection: AsyncConnection, ticket_ids: Sequence[UUID]
     return list(rows.all())
 
 
-async def save_details(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+async def save_details(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
         await connection.execute(
             update(ticket_timeline)
@@ -268,7 +264,7 @@ async def save_details(connection: AsyncConnection, rows: Sequence[Mapping[str, 
 
 
 async def lock_sealed_with(
-    connection: AsyncConnection, prefixes: Sequence[bytes], besides: Sequence[UUID], count: int
+    connection: Connection, prefixes: Sequence[bytes], besides: Sequence[UUID], count: int
 ) -> list[TicketRow]:
     """Some tickets whose personal data begins with one of these; those that somebody holds are left out."""
     query = (
@@ -280,14 +276,14 @@ async def lock_sealed_with(
     return list((await connection.execute(query, {"prefixes": prefixes})).all())
 
 
-async def save_personal(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+async def save_personal(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     await connection.execute(
         update(tickets).where(tickets.c.ticket_id == bindparam("id")).values(personal=bindparam("new_personal")),
         list(rows),
     )
 
 
-async def sealed_with_others(connection: AsyncConnection, prefix: bytes, prefixes: Sequence[bytes]) -> tuple[int, int]:
+async def sealed_with_others(connection: Connection, prefix: bytes, prefixes: Sequence[bytes]) -> tuple[int, int]:
     """How many tickets' personal data begins with one of `prefixes`, and how many with neither them nor `prefix`.
 
     Each is counted up to one more than `COUNTED`.

@@ -6,13 +6,13 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import func, select, text, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.review.domain import OPINION, ApprovalStatus, Review, ReviewStatus
 from services.review.tables import approvals, reviews
 from shared.contracts.review import Finding
 from shared.contracts.ticket import TicketSnapshot
 from shared.database.columns import Json
+from shared.database.connection import Connection
 from shared.database.rows import RowWriter
 
 ReviewRow: TypeAlias = Any
@@ -33,7 +33,7 @@ def to_review(row: ReviewRow) -> Review:
     )
 
 
-async def lock_many(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> dict[UUID, Review]:
+async def lock_many(connection: Connection, ticket_ids: Iterable[UUID]) -> dict[UUID, Review]:
     """In id order."""
     rows = await connection.execute(
         select(reviews).where(reviews.c.ticket_id == text("ANY(:ids)")).order_by(reviews.c.ticket_id).with_for_update(),
@@ -42,19 +42,19 @@ async def lock_many(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> 
     return {row.ticket_id: to_review(row) for row in rows}
 
 
-async def find(connection: AsyncConnection, reference: UUID | str) -> ReviewRow | None:
+async def find(connection: Connection, reference: UUID | str) -> ReviewRow | None:
     column = reviews.c.ticket_id if isinstance(reference, UUID) else reviews.c.ticket_no
     return (await connection.execute(select(reviews).where(column == reference))).first()
 
 
-async def lock(connection: AsyncConnection, ticket_id: UUID) -> ReviewRow:
+async def lock(connection: Connection, ticket_id: UUID) -> ReviewRow:
     return (await connection.execute(select(reviews).where(reviews.c.ticket_id == ticket_id).with_for_update())).one()
 
 
 _ROWS = RowWriter(reviews, "ticket_id", kept=("ticket_no", "claimed_until"))
 
 
-async def save(connection: AsyncConnection, changed: Sequence[Review], now: datetime) -> None:
+async def save(connection: Connection, changed: Sequence[Review], now: datetime) -> None:
     """Insert what is new, update the rest, and store the opinions asked for."""
     await _ROWS.write(connection, ((review.is_new, _values(review, now)) for review in changed))
     asked = [
@@ -92,7 +92,7 @@ def _values(review: Review, now: datetime) -> dict[str, Any]:
     }
 
 
-async def erase_opinions(connection: AsyncConnection, ticket_ids: Sequence[UUID]) -> None:
+async def erase_opinions(connection: Connection, ticket_ids: Sequence[UUID]) -> None:
     await connection.execute(
         update(approvals)
         .where(approvals.c.ticket_id == text("ANY(:ids)"), approvals.c.opinion.is_not(None))
@@ -101,7 +101,7 @@ async def erase_opinions(connection: AsyncConnection, ticket_ids: Sequence[UUID]
     )
 
 
-async def claim_next(connection: AsyncConnection, actor: str, seconds: int, count: int) -> list[ReviewRow]:
+async def claim_next(connection: Connection, actor: str, seconds: int, count: int) -> list[ReviewRow]:
     """Lease the most urgent reviews that nobody holds; leases run in real database time."""
     rows = await connection.execute(
         text(
@@ -116,7 +116,7 @@ async def claim_next(connection: AsyncConnection, actor: str, seconds: int, coun
     return sorted(rows.all(), key=lambda row: (-row.priority, row.urgency_rank, row.opened_at))
 
 
-async def claim(connection: AsyncConnection, ticket_id: UUID, actor: str, seconds: int) -> ReviewRow | None:
+async def claim(connection: Connection, ticket_id: UUID, actor: str, seconds: int) -> ReviewRow | None:
     """Lease one review; None when another holds it or it does not wait."""
     rows = await connection.execute(
         text(
@@ -130,7 +130,7 @@ async def claim(connection: AsyncConnection, ticket_id: UUID, actor: str, second
     return rows.first()
 
 
-async def release(connection: AsyncConnection, ticket_id: UUID, actor: str) -> bool:
+async def release(connection: Connection, ticket_id: UUID, actor: str) -> bool:
     result = await connection.execute(
         update(reviews)
         .where(reviews.c.ticket_id == ticket_id, reviews.c.claimed_by == actor)
@@ -139,7 +139,7 @@ async def release(connection: AsyncConnection, ticket_id: UUID, actor: str) -> b
     return result.rowcount == 1
 
 
-async def held_by_another(connection: AsyncConnection, ticket_id: UUID, actor: str) -> bool:
+async def held_by_another(connection: Connection, ticket_id: UUID, actor: str) -> bool:
     row = await connection.execute(
         select(reviews.c.ticket_id).where(
             reviews.c.ticket_id == ticket_id,
@@ -151,7 +151,7 @@ async def held_by_another(connection: AsyncConnection, ticket_id: UUID, actor: s
     return row.first() is not None
 
 
-async def queue(connection: AsyncConnection, limit: int) -> tuple[list[ReviewRow], int]:
+async def queue(connection: Connection, limit: int) -> tuple[list[ReviewRow], int]:
     """The most urgent that wait, and how many wait in all."""
     waiting = reviews.c.status == ReviewStatus.waiting
     rows = await connection.execute(
@@ -164,7 +164,7 @@ async def queue(connection: AsyncConnection, limit: int) -> tuple[list[ReviewRow
     return list(rows.all()), count.scalar_one()
 
 
-async def open_approval(connection: AsyncConnection, ticket_id: UUID) -> bool:
+async def open_approval(connection: Connection, ticket_id: UUID) -> bool:
     row = await connection.execute(
         select(approvals.c.approval_id).where(
             approvals.c.ticket_id == ticket_id, approvals.c.status == ApprovalStatus.requested
@@ -173,12 +173,12 @@ async def open_approval(connection: AsyncConnection, ticket_id: UUID) -> bool:
     return row.first() is not None
 
 
-async def find_approval(connection: AsyncConnection, approval_id: UUID) -> ReviewRow | None:
+async def find_approval(connection: Connection, approval_id: UUID) -> ReviewRow | None:
     return (await connection.execute(select(approvals).where(approvals.c.approval_id == approval_id))).first()
 
 
 async def decide_approval(
-    connection: AsyncConnection, approval_id: UUID, status: ApprovalStatus, opinion: str, actor: str, now: datetime
+    connection: Connection, approval_id: UUID, status: ApprovalStatus, opinion: str, actor: str, now: datetime
 ) -> bool:
     """False when it was decided before."""
     result = await connection.execute(
@@ -189,6 +189,6 @@ async def decide_approval(
     return result.rowcount == 1
 
 
-async def list_approvals(connection: AsyncConnection, status: ApprovalStatus, limit: int) -> list[ReviewRow]:
+async def list_approvals(connection: Connection, status: ApprovalStatus, limit: int) -> list[ReviewRow]:
     query = select(approvals).where(approvals.c.status == status).order_by(approvals.c.requested_at).limit(limit)
     return list((await connection.execute(query)).all())

@@ -19,7 +19,7 @@ def build(settings: Settings) -> Service:
     service.routes(api.routes(desk, service.database))
     service.consume(SlaProjection(desk))
     # The jobs have their own connections, so that a long burst of the sweep cannot hold up the consumer.
-    timed = Database(settings.database_url.get_secret_value(), plumbing.outbox, pool_size=JOBS_POOL_SIZE)
+    timed = Database(settings.database_url.get_secret_value(), pool_size=JOBS_POOL_SIZE)
     timed.after_publish(service.relay.wake)
     jobs = Jobs(desk, timed, service.leases, service.watch, settings)
     for job in (jobs.sweep, jobs.incidents, jobs.calendar):

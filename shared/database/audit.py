@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.database.connection import Connection
 
 GENESIS = bytes(32)
 DIGEST_BYTES = 16
@@ -131,7 +132,7 @@ def digest(row: Any) -> bytes:
     return whole.digest()[:DIGEST_BYTES]
 
 
-async def seal(connection: AsyncConnection) -> Sealed:
+async def seal(connection: Connection) -> Sealed:
     """Seal the next rows, at most 2,000. The caller commits.
 
     When another process wrote the same seal first, nothing is done and the next pass goes on behind it.
@@ -161,7 +162,7 @@ async def seal(connection: AsyncConnection) -> Sealed:
     return Sealed(added, head, max(0.0, waiting.age.total_seconds()) if waiting else 0.0)
 
 
-async def verify(connection: AsyncConnection, *, expect: Head | None = None, first: int = 1) -> AuditReport:
+async def verify(connection: Connection, *, expect: Head | None = None, first: int = 1) -> AuditReport:
     """Compare the whole trail, from the seal `first` on, with its chain; in steps, whatever its size.
 
     `expect` is a head noted earlier: with it a chain whose tail was cut off, or that was written anew, shows.
@@ -185,7 +186,7 @@ async def verify(connection: AsyncConnection, *, expect: Head | None = None, fir
 class _Verification:
     """One walk along the chain."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._previous: bytes | None = GENESIS
         self._at = _BEGINNING

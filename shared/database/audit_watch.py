@@ -7,9 +7,9 @@ import asyncio
 import logging
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.database.audit import AuditReport, Head, verify
+from shared.database.connection import Connection
 from shared.database.engine import Database
 from shared.database.leases import Leases
 from shared.errors import Conflict, Transient
@@ -68,7 +68,7 @@ async def check_alone(database: Database, *, expect: Head | None, first: int) ->
     Raises `Conflict` (`audit_running`) while another one runs.
     """
 
-    async def run(connection: AsyncConnection) -> AuditReport:
+    async def run(connection: Connection) -> AuditReport:
         if not await connection.scalar(_RIGHT):
             raise Conflict("audit_running", "a check of this audit trail is running; wait for its end")
         return await verify(connection, expect=expect, first=first)

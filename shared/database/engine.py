@@ -5,6 +5,7 @@ leaving it with an exception rolls everything back. Use cases get a transaction 
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -14,12 +15,15 @@ from uuid import UUID
 import asyncpg
 import orjson
 from pydantic import BaseModel
-from sqlalchemy import Table, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import text
 
-from shared.database.columns import Json
+from shared.database.connection import (
+    CONNECT_TIMEOUT_SECONDS,
+    PREPARED,
+    Connection,
+    driver_url,
+    prepare_connection,
+)
 from shared.errors import Transient
 from shared.failpoints import reach
 from shared.ids import new_id
@@ -41,35 +45,39 @@ SERVER_SETTINGS = {
 # For work over a week of events, which takes longer than any statement on a request's way may.
 LONG_STATEMENT = "10min"
 POOL_TIMEOUT_SECONDS = 5.0
-CONNECT_TIMEOUT_SECONDS = 5.0
 
 _AWAY = (
-    InterfaceError,
-    OperationalError,
-    PoolTimeout,
     ConnectionError,
     asyncio.TimeoutError,
     OSError,
     asyncpg.InternalClientError,
     asyncpg.InterfaceError,
     asyncpg.PostgresConnectionError,
+    # A migration changed a table under a prepared statement; the next try prepares it anew.
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.OutdatedSchemaCacheError,
 )
 # SQLSTATE classes that pass by themselves: connection, resources, operator intervention, rollback, lock not available.
 _AWAY_STATES = ("08", "53", "57", "40", "55P03", "25006")
-_AUDIT = text(
-    "INSERT INTO audit_trail (actor, action, subject, details) SELECT * FROM unnest(CAST(:actors AS text[]),"
-    " CAST(:actions AS text[]), CAST(:subjects AS text[]), CAST(:details AS text[]))"
-)
+# One statement for what every transaction leaves behind. The rows of the outbox get their ids in the order given.
+_PUBLISH = """
+INSERT INTO outbox (topic, subject, version, event_id, type, time, traceparent, headers, payload)
+SELECT * FROM unnest($1::text[], $2::uuid[], $3::int[], $4::uuid[], $5::text[], $6::timestamptz[], $7::text[],
+    $8::bytea[], $9::bytea[])
+"""
+_AUDIT = """
+INSERT INTO audit_trail (actor, action, subject, details)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
+"""
 
 
 class Transaction:
     """One unit of work on one connection. Nothing outside the database is called while it is open."""
 
-    def __init__(self, connection: AsyncConnection, outbox: Table) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._outbox = outbox
-        self._outgoing: list[dict[str, Any]] = []
-        self._audited: list[tuple[str, str, str, bytes]] = []
+        self._outgoing: list[tuple[Any, ...]] = []
+        self._audited: list[tuple[str, str, str, str]] = []
 
     @property
     def publishes(self) -> bool:
@@ -97,17 +105,17 @@ class Transaction:
         """
         event_id = new_id()
         self._outgoing.append(
-            {
-                "topic": topic or event.TOPIC,  # type: ignore[attr-defined]
-                "subject": subject,
-                "version": version,
-                "event_id": event_id,
-                "type": event.TYPE,  # type: ignore[attr-defined]
-                "time": time,
-                "traceparent": current_traceparent(),
-                "headers": None,
-                "payload": event.model_dump_json(exclude_none=True).encode(),
-            }
+            (
+                topic or event.TOPIC,  # type: ignore[attr-defined]
+                subject,
+                version,
+                event_id,
+                event.TYPE,  # type: ignore[attr-defined]
+                time,
+                current_traceparent(),
+                None,
+                event.model_dump_json(exclude_none=True).encode(),
+            )
         )
         if topic is None:
             basis = getattr(event, "basis", None)
@@ -124,7 +132,7 @@ class Transaction:
 
         Every event published on its own topic is written down by `publish`; call this for what publishes nothing.
         """
-        self._audited.append((actor, action, subject, orjson.dumps(details or {})))
+        self._audited.append((actor, action, subject, orjson.dumps(details or {}).decode()))
 
     def publish_pending(self, subject: Subject) -> None:
         """Put everything the subject recorded into the outbox."""
@@ -134,60 +142,30 @@ class Transaction:
 
     def publish_raw(self, *, topic: str, key: UUID, headers: bytes, payload: bytes, at: datetime) -> None:
         """Put a record into the outbox as it is (a dead letter keeps its original bytes)."""
-        self._outgoing.append(
-            {
-                "topic": topic,
-                "subject": key,
-                "version": None,
-                "event_id": new_id(),
-                "type": "dead.letter",
-                "time": at,
-                "traceparent": None,
-                "headers": headers,
-                "payload": payload,
-            }
-        )
+        self._outgoing.append((topic, key, None, new_id(), "dead.letter", at, None, headers, payload))
 
     async def flush(self) -> None:
+        """Write the events and the rows of the audit trail."""
         if self._outgoing:
-            await self.connection.execute(self._outbox.insert(), self._outgoing)
+            await self.connection.run(_PUBLISH, *map(list, zip(*self._outgoing, strict=True)))
         if self._audited:
-            actors, actions, subjects, details = zip(*self._audited, strict=True)
-            await self.connection.execute(
-                _AUDIT,
-                {
-                    "actors": actors,
-                    "actions": actions,
-                    "subjects": subjects,
-                    "details": [text.decode() for text in details],
-                },
-            )
+            await self.connection.run(_AUDIT, *map(list, zip(*self._audited, strict=True)))
 
 
 class Database:
     """A pool of connections for one role, so that load on one role cannot starve another."""
 
-    def __init__(self, url: str, outbox: Table, *, pool_size: int = 5, schema: str | None = None) -> None:
+    def __init__(self, url: str, *, pool_size: int = 5, schema: str | None = None) -> None:
         """With `schema` its connections see that schema alone."""
-        settings = SERVER_SETTINGS | ({"search_path": schema} if schema else {})
-        self.engine: AsyncEngine = create_async_engine(
-            url,
-            pool_size=pool_size,
-            max_overflow=0,
-            pool_timeout=POOL_TIMEOUT_SECONDS,
-            pool_pre_ping=True,
-            pool_use_lifo=True,
-            json_serializer=lambda value: value if isinstance(value, Json) else orjson.dumps(value).decode(),
-            json_deserializer=orjson.loads,
-            connect_args={"server_settings": settings, "timeout": CONNECT_TIMEOUT_SECONDS},
-        )
-        self._url = url
-        self._outbox = outbox
+        self.url = url
+        self._pool_size = pool_size
+        self._settings = SERVER_SETTINGS | ({"search_path": schema} if schema else {})
+        self._pool: asyncpg.Pool | None = None
         self._after_publish: list[Callable[[], None]] = []
 
     def apart(self) -> "Database":
         """One more connection to the same database, beside this pool; closed by whoever asked for it."""
-        return Database(self._url, self._outbox, pool_size=1)
+        return Database(self.url, pool_size=1)
 
     def after_publish(self, wake: Callable[[], None]) -> None:
         """Call `wake` after each commit that put events into the outbox."""
@@ -199,19 +177,18 @@ class Database:
 
         Raises `Transient` when the database is away or asks to try again.
         """
-        try:
-            async with self.engine.connect() as connection:
-                async with connection.begin():
-                    transaction = Transaction(connection, self._outbox)
-                    yield transaction
-                    await transaction.flush()
-                    if transaction.publishes:
-                        reach("outbox.written")
-        except Exception as error:
-            _count(error)
-            if is_transient(error):
-                raise Transient(f"database: {type(error).__name__}") from error
-            raise
+        async with self.connection() as connection:
+            await connection.driver.execute("BEGIN")
+            try:
+                transaction = Transaction(connection)
+                yield transaction
+                await transaction.flush()
+                if transaction.publishes:
+                    reach("outbox.written")
+            except BaseException:
+                await _roll_back(connection)
+                raise
+            await connection.driver.execute("COMMIT")
         if transaction.publishes:
             reach("outbox.committed")
             for wake in self._after_publish:
@@ -226,33 +203,69 @@ class Database:
 
         return await asyncio.shield(asyncio.create_task(run()))
 
-    async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Run a query outside any transaction of ours. Raises `Transient` when the database is away."""
+    async def read(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run queries outside any transaction of ours. Raises `Transient` when the database is away."""
+        async with self.connection() as connection:
+            return await work(connection)
+
+    async def close(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            try:
+                await asyncio.wait_for(pool.close(), CONNECT_TIMEOUT_SECONDS)
+            except (*_AWAY, asyncpg.PostgresError):
+                pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection of the pool, outside any transaction of ours.
+
+        Raises `Transient` for what the block raises when the database is away or asks to try again.
+        """
         try:
-            async with self.engine.connect() as connection:
-                return await work(connection)
+            if self._pool is None:
+                self._pool = asyncpg.create_pool(
+                    driver_url(self.url),
+                    min_size=0,
+                    max_size=self._pool_size,
+                    timeout=CONNECT_TIMEOUT_SECONDS,
+                    server_settings=self._settings,
+                    statement_cache_size=PREPARED,
+                    init=prepare_connection,
+                    reset=_left_clean,
+                )
+            pool = await self._pool
+            driver = await pool.acquire(timeout=POOL_TIMEOUT_SECONDS)
+            try:
+                yield Connection(driver)
+            finally:
+                # What cannot be given back clean, the pool throws away.
+                with contextlib.suppress(*_AWAY, asyncpg.PostgresError):
+                    await pool.release(driver, timeout=POOL_TIMEOUT_SECONDS)
         except Exception as error:
-            _count(error)
+            if isinstance(error, asyncpg.PostgresError) and error.sqlstate:
+                metrics.database_errors.labels(error.sqlstate).inc()
             if is_transient(error):
                 raise Transient(f"database: {type(error).__name__}") from error
             raise
 
-    async def close(self) -> None:
-        await self.engine.dispose()
+
+async def _roll_back(connection: Connection) -> None:
+    with contextlib.suppress(*_AWAY, asyncpg.PostgresError):
+        await connection.driver.execute("ROLLBACK")
 
 
-def _count(error: BaseException) -> None:
-    if isinstance(error, DBAPIError) and (state := getattr(error.orig, "sqlstate", None)):
-        metrics.database_errors.labels(state).inc()
+async def _left_clean(driver: asyncpg.Connection) -> None:
+    """No settings of a session are ever changed here; only who was cancelled twice leaves a transaction open."""
+    if driver.is_in_transaction():
+        await driver.execute("ROLLBACK")
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same work may succeed later: the database is away, or asks to try again."""
     if isinstance(error, Transient):
         return True
-    if isinstance(error, DBAPIError):
-        state = getattr(error.orig, "sqlstate", None) or ""
-        return (
-            error.connection_invalidated or state.startswith(_AWAY_STATES) or (not state and isinstance(error, _AWAY))
-        )
-    return isinstance(error, _AWAY)
+    if isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith(_AWAY_STATES):
+        return True
+    # asyncpg counts a value of the wrong type as a wrong use of its interface; that will not pass.
+    return isinstance(error, _AWAY) and not isinstance(error, ValueError)

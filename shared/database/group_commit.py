@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from sqlalchemy.exc import IntegrityError
+import asyncpg
 
 from shared.database.engine import Database, Transaction
 from shared.errors import Transient
@@ -70,7 +70,7 @@ class GroupCommit(Generic[Item, Answer]):
                 for _, future in batch:
                     future.cancel()
                 raise
-            if len(batch) == 1 and isinstance(error, IntegrityError) and not again:
+            if len(batch) == 1 and isinstance(error, asyncpg.IntegrityConstraintViolationError) and not again:
                 # Another process stored the same identity meanwhile; now it is there to be found.
                 await self._commit(batch, again=True)
             elif len(batch) == 1 or isinstance(error, Transient):

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Table, bindparam, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.database.connection import Connection
 
 NEW = "new_"
 
@@ -20,7 +21,7 @@ class RowWriter:
         values: dict[str, Any] = {name: bindparam(NEW + name) for name in table.c.keys() if name not in fixed}
         self._update = update(table).where(table.c[key] == bindparam("key")).values(values)
 
-    async def write(self, connection: AsyncConnection, rows: Iterable[tuple[bool, Mapping[str, Any]]]) -> None:
+    async def write(self, connection: Connection, rows: Iterable[tuple[bool, Mapping[str, Any]]]) -> None:
         """Each row with whether it is new. Every row names its key and all columns that are written."""
         given = list(rows)
         fresh = [dict(row) for is_new, row in given if is_new]

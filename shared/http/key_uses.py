@@ -9,8 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.database.connection import Connection
 from shared.database.engine import Database, Transaction
 from shared.errors import Transient
 from shared.failpoints import reach
@@ -73,7 +73,7 @@ class KeyUses:
         """The last use of each key at this service, up to now."""
         await self.store()
 
-        async def read(connection: AsyncConnection) -> dict[str, datetime]:
+        async def read(connection: Connection) -> dict[str, datetime]:
             rows = await connection.execute(text("SELECT key_id, last_used_at FROM key_uses"))
             return {row.key_id: row.last_used_at for row in rows}
 

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import asyncpg
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
-from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import compile_path
@@ -197,9 +197,9 @@ def install(app: FastAPI) -> None:
         log.warning("answered 503", extra={"error": str(error)})
         return unavailable("a part of the system is away for now; nothing was changed, try again")
 
-    @app.exception_handler(DBAPIError)
-    async def on_database(_: Request, error: DBAPIError) -> Response:
-        if getattr(error.orig, "sqlstate", None) in NOT_STORABLE:
+    @app.exception_handler(asyncpg.PostgresError)
+    async def on_database(_: Request, error: asyncpg.PostgresError) -> Response:
+        if error.sqlstate in NOT_STORABLE:
             return problem(422, "character_not_storable", "a text holds a NUL character, which cannot be stored")
         log.error("database error", exc_info=error)
         return problem(500, "internal_error", "this is our fault; the trace id finds it in the logs")

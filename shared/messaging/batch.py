@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Generic
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from shared.contracts.erasure import blank
 from shared.contracts.intake import TicketErased
+from shared.database.connection import Connection
 from shared.errors import DomainError, NotYet, Poison
 from shared.messaging import erasure, inbox
 from shared.messaging.dead_letters import reason_of
@@ -44,7 +43,7 @@ class Batch(Generic[State]):
     @classmethod
     async def load(
         cls,
-        connection: AsyncConnection,
+        connection: Connection,
         events: Sequence[Event],
         projection: Projection[State],
         wanted: frozenset[str],
@@ -165,7 +164,7 @@ class Batch(Generic[State]):
         if self._to_park.pop((stream, version), None) is None:
             self._to_unpark.add((stream, version))
 
-    async def remember(self, connection: AsyncConnection) -> None:
+    async def remember(self, connection: Connection) -> None:
         """Store what changed: versions, commands seen, what is parked and no longer parked."""
         if self._changed:
             await inbox.save_versions(connection, self._changed)

@@ -15,10 +15,10 @@ from uuid import UUID
 
 import orjson
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.contracts.erasure import without_texts
 from shared.contracts.registry import MODELS
+from shared.database.connection import Connection
 from shared.database.engine import LONG_STATEMENT, Database
 from shared.database.leases import Leases
 from shared.errors import Transient
@@ -70,7 +70,7 @@ _FORGET_ANSWERS = text(
 _SCRUBBED = text("UPDATE erased_subjects SET scrubbed_at = now() WHERE subject = ANY(:ids) AND erased_at < :began")
 
 
-async def erased_of(connection: AsyncConnection, subjects: Iterable[UUID]) -> set[UUID]:
+async def erased_of(connection: Connection, subjects: Iterable[UUID]) -> set[UUID]:
     """Which of these are erased."""
     rows = await connection.execute(
         text("SELECT subject FROM erased_subjects WHERE subject = ANY(:subjects)"), {"subjects": list(subjects)}
@@ -78,14 +78,14 @@ async def erased_of(connection: AsyncConnection, subjects: Iterable[UUID]) -> se
     return {row[0] for row in rows}
 
 
-async def note_erased(connection: AsyncConnection, subjects: Iterable[UUID]) -> None:
+async def note_erased(connection: Connection, subjects: Iterable[UUID]) -> None:
     await connection.execute(
         text("INSERT INTO erased_subjects (subject) SELECT unnest(CAST(:ids AS uuid[])) ON CONFLICT DO NOTHING"),
         {"ids": sorted(subjects)},
     )
 
 
-async def scrub_again(connection: AsyncConnection, subjects: Iterable[UUID]) -> None:
+async def scrub_again(connection: Connection, subjects: Iterable[UUID]) -> None:
     """Something that may hold their texts was stored after they were taken out."""
     await connection.execute(
         text("UPDATE erased_subjects SET scrubbed_at = NULL, erased_at = clock_timestamp() WHERE subject = ANY(:ids)"),
@@ -165,24 +165,24 @@ class Scrubber:
         log.info("texts erased", extra={"count": len(ids)})
 
 
-async def _forget_answers(connection: AsyncConnection, ids: list[UUID]) -> None:
+async def _forget_answers(connection: Connection, ids: list[UUID]) -> None:
     await connection.execute(_FORGET_ANSWERS, {"ids": [str(each) for each in ids]})
 
 
-async def _scrub_parked(connection: AsyncConnection, ids: list[UUID]) -> None:
+async def _scrub_parked(connection: Connection, ids: list[UUID]) -> None:
     for row in (await connection.execute(_PARKED, {"ids": ids})).all():
         payload = scrubbed(_type(_headers(row.headers)), bytes(row.payload))
         given = {"subject": row.subject, "publisher": row.publisher, "version": row.version}
         await connection.execute(_REWRITE_PARKED, {**given, "payload": payload})
 
 
-async def _scrub_dead(connection: AsyncConnection, ids: list[UUID]) -> None:
+async def _scrub_dead(connection: Connection, ids: list[UUID]) -> None:
     for row in (await connection.execute(_DEAD, {"keys": [str(each).encode() for each in ids]})).all():
         headers, payload = _dead(row)
         await connection.execute(_REWRITE_DEAD, {"id": row.id, "headers": headers, "payload": payload})
 
 
-async def _scrub_outbox(connection: AsyncConnection, ids: list[UUID], first: int, upto: int) -> None:
+async def _scrub_outbox(connection: Connection, ids: list[UUID], first: int, upto: int) -> None:
     rows = (await connection.execute(_OUTBOX, {"ids": ids, "first": first, "upto": upto})).all()
     if not rows:
         return

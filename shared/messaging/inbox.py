@@ -10,8 +10,8 @@ from uuid import UUID
 
 import orjson
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.database.connection import Connection
 from shared.messaging.events import Record
 
 Stream = tuple[str, UUID]
@@ -40,7 +40,7 @@ def headers_in(stored: bytes) -> tuple[tuple[str, bytes], ...]:
     return tuple((name, value.encode("latin-1")) for name, value in orjson.loads(stored))
 
 
-async def hold(connection: AsyncConnection, subjects: Iterable[UUID]) -> None:
+async def hold(connection: Connection, subjects: Iterable[UUID]) -> None:
     """Keep other processes from these subjects until the commit: what one parks the other must see. In one order."""
     await connection.execute(
         text(
@@ -51,7 +51,7 @@ async def hold(connection: AsyncConnection, subjects: Iterable[UUID]) -> None:
     )
 
 
-async def versions(connection: AsyncConnection, streams: Iterable[Stream]) -> dict[Stream, int]:
+async def versions(connection: Connection, streams: Iterable[Stream]) -> dict[Stream, int]:
     """The last version applied of each stream (and of others of the same subjects); streams never seen are left out."""
     rows = await connection.execute(
         text("SELECT publisher, subject, version FROM inbox WHERE subject = ANY(:subjects)"),
@@ -60,7 +60,7 @@ async def versions(connection: AsyncConnection, streams: Iterable[Stream]) -> di
     return {(row.publisher, row.subject): row.version for row in rows}
 
 
-async def save_versions(connection: AsyncConnection, changed: Mapping[Stream, int]) -> None:
+async def save_versions(connection: Connection, changed: Mapping[Stream, int]) -> None:
     ordered = sorted(changed.items())
     await connection.execute(
         text(
@@ -76,7 +76,7 @@ async def save_versions(connection: AsyncConnection, changed: Mapping[Stream, in
     )
 
 
-async def parked_for(connection: AsyncConnection, subjects: Iterable[UUID]) -> dict[Stream, list[Parked]]:
+async def parked_for(connection: Connection, subjects: Iterable[UUID]) -> dict[Stream, list[Parked]]:
     """The parked events of these subjects, in version order."""
     rows = await connection.execute(
         text(
@@ -99,7 +99,7 @@ async def parked_for(connection: AsyncConnection, subjects: Iterable[UUID]) -> d
     return parked
 
 
-async def park(connection: AsyncConnection, stream: Stream, version: int, record: Record, reason: str) -> None:
+async def park(connection: Connection, stream: Stream, version: int, record: Record, reason: str) -> None:
     await connection.execute(
         text(
             "INSERT INTO parked_events"
@@ -121,7 +121,7 @@ async def park(connection: AsyncConnection, stream: Stream, version: int, record
     )
 
 
-async def unpark(connection: AsyncConnection, stream: Stream, version: int) -> None:
+async def unpark(connection: Connection, stream: Stream, version: int) -> None:
     await connection.execute(
         text("DELETE FROM parked_events WHERE publisher = :publisher AND subject = :subject AND version = :version"),
         {"publisher": stream[0], "subject": stream[1], "version": version},
@@ -142,7 +142,7 @@ class Stuck(NamedTuple):
     dead: int
 
 
-async def stuck(connection: AsyncConnection) -> Stuck:
+async def stuck(connection: Connection) -> Stuck:
     row = (
         await connection.execute(
             text(
@@ -157,28 +157,28 @@ async def stuck(connection: AsyncConnection) -> Stuck:
     return Stuck(*row)
 
 
-async def seen_commands(connection: AsyncConnection, ids: Iterable[UUID]) -> set[UUID]:
+async def seen_commands(connection: Connection, ids: Iterable[UUID]) -> set[UUID]:
     rows = await connection.execute(
         text("SELECT event_id FROM inbox_commands WHERE event_id = ANY(:ids)"), {"ids": list(ids)}
     )
     return {row[0] for row in rows}
 
 
-async def remember_commands(connection: AsyncConnection, ids: Iterable[UUID]) -> None:
+async def remember_commands(connection: Connection, ids: Iterable[UUID]) -> None:
     await connection.execute(
         text("INSERT INTO inbox_commands (event_id) SELECT unnest(CAST(:ids AS uuid[])) ON CONFLICT DO NOTHING"),
         {"ids": list(ids)},
     )
 
 
-async def positions(connection: AsyncConnection) -> dict[tuple[str, int], Position]:
+async def positions(connection: Connection) -> dict[tuple[str, int], Position]:
     rows = await connection.execute(
         text("SELECT topic, partition, next_offset, incarnation, record_at FROM consumer_offsets")
     )
     return {(row.topic, row.partition): Position(row.next_offset, row.incarnation, row.record_at) for row in rows}
 
 
-async def set_position(connection: AsyncConnection, topic: str, partition: int, position: Position) -> None:
+async def set_position(connection: Connection, topic: str, partition: int, position: Position) -> None:
     await connection.execute(
         text(
             "INSERT INTO consumer_offsets (topic, partition, next_offset, incarnation, record_at)"
@@ -190,9 +190,7 @@ async def set_position(connection: AsyncConnection, topic: str, partition: int, 
     )
 
 
-async def move_positions(
-    connection: AsyncConnection, moves: Mapping[tuple[str, int], tuple[Position, Position]]
-) -> bool:
+async def move_positions(connection: Connection, moves: Mapping[tuple[str, int], tuple[Position, Position]]) -> bool:
     """Move each partition from the first position to the second. False when another process moved one meanwhile."""
     ordered = sorted(moves.items())
     result = await connection.execute(

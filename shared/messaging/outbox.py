@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import TextClause, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.database.connection import Connection
 from shared.database.engine import Database, Transaction
 from shared.failpoints import reach
 
@@ -50,7 +50,7 @@ class Chunk(NamedTuple):
     done: bool
 
 
-async def backlog(connection: AsyncConnection, bound: int) -> Backlog:
+async def backlog(connection: Connection, bound: int) -> Backlog:
     row = (
         await connection.execute(
             text(
@@ -104,7 +104,7 @@ async def unmark(
         first = upto + 1
 
 
-async def ids_behind(connection: AsyncConnection, after: int) -> tuple[int, int]:
+async def ids_behind(connection: Connection, after: int) -> tuple[int, int]:
     """The first and the last id behind this one; what comes later need not be sent again."""
     row = (
         await connection.execute(text("SELECT min(id), max(id) FROM outbox WHERE id > :after"), {"after": after})
@@ -112,7 +112,7 @@ async def ids_behind(connection: AsyncConnection, after: int) -> tuple[int, int]
     return (row[0], row[1]) if row[0] is not None else (1, 0)
 
 
-async def keep_partitions(connection: AsyncConnection, today: date, retention_days: int) -> list[str]:
+async def keep_partitions(connection: Connection, today: date, retention_days: int) -> list[str]:
     """Make the daily partitions for the coming week and drop those past retention that hold nothing unpublished.
 
     Returns the names of dropped partitions. Days are UTC.

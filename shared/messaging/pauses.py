@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.database.connection import Connection
 from shared.database.engine import Database, Transaction
 from shared.failpoints import reach
 from shared.telemetry import metrics
@@ -29,7 +29,7 @@ class Pause(NamedTuple):
     reason: str
 
 
-async def pauses(connection: AsyncConnection) -> dict[str, Pause]:
+async def pauses(connection: Connection) -> dict[str, Pause]:
     rows = await connection.execute(text("SELECT topic, paused_at, paused_by, reason FROM paused_topics"))
     return {row.topic: Pause(row.topic, row.paused_at, row.paused_by, row.reason) for row in rows}
 

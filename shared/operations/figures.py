@@ -6,8 +6,8 @@ from typing import Any
 from aiokafka import TopicPartition
 from pydantic import BaseModel
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.database.connection import Connection
 from shared.database.engine import Database
 from shared.messaging import inbox, outbox, pauses
 from shared.messaging.log_watch import LogWatch
@@ -80,7 +80,7 @@ class Summary(BaseModel):
     incarnation: str | None
 
 
-async def parked(connection: AsyncConnection, subject: Any, limit: int) -> list[ParkedEvent]:
+async def parked(connection: Connection, subject: Any, limit: int) -> list[ParkedEvent]:
     """Parked events, those that wait longest first; `subject` (a ticket's id) may be None for all."""
     rows = await connection.execute(_PARKED, {"subject": subject, "limit": limit})
     return [
@@ -125,7 +125,7 @@ async def standings(database: Database, watch: LogWatch) -> list[Standing]:
     return standing
 
 
-async def paused(connection: AsyncConnection) -> list[PausedTopic]:
+async def paused(connection: Connection) -> list[PausedTopic]:
     found = await pauses.pauses(connection)
     return [
         PausedTopic(**each._asdict(), by_itself=each.paused_by == pauses.STOPPED_BY)

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.contracts.envelope import MalformedEnvelope, read_envelope
+from shared.database.connection import Connection
 from shared.database.engine import Transaction
 from shared.errors import NotFound
 from shared.messaging.events import Record
@@ -77,7 +77,7 @@ class Row(NamedTuple):
 
 
 async def page(
-    connection: AsyncConnection,
+    connection: Connection,
     *,
     state: DeadLetterState | None,
     topic: str | None,
@@ -90,7 +90,7 @@ async def page(
     return [_row(row).letter for row in await connection.execute(_PAGE, values)]
 
 
-async def find(connection: AsyncConnection, letter_id: int, *, lock: bool = False) -> Row:
+async def find(connection: Connection, letter_id: int, *, lock: bool = False) -> Row:
     """Raises `NotFound`."""
     row = (await connection.execute(text(_ONE + (" FOR UPDATE" if lock else "")), {"id": letter_id})).first()
     if row is None:
@@ -98,7 +98,7 @@ async def find(connection: AsyncConnection, letter_id: int, *, lock: bool = Fals
     return _row(row)
 
 
-async def show(connection: AsyncConnection, letter_id: int) -> ShownDeadLetter:
+async def show(connection: Connection, letter_id: int) -> ShownDeadLetter:
     """Raises `NotFound`. Names cannot be told from other words and stay; numbers are masked."""
     found = await find(connection, letter_id)
     value = found.record.value

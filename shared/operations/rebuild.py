@@ -25,8 +25,8 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from pydantic import BaseModel
 from sqlalchemy import Table, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.database.connection import Connection
 from shared.database.engine import LONG_STATEMENT, Database
 from shared.errors import Conflict, DomainError, Poison, Transient
 from shared.failpoints import reach
@@ -131,8 +131,8 @@ class Rebuilding:
         Raises `Conflict` when another run is under way or the log cannot be read, `Transient` when a part is away.
         """
         began = time.monotonic()
-        own = Database(self.url, self.outbox, pool_size=POOL_SIZE)
-        shadow = Database(self.url, self.outbox, pool_size=1, schema=SCHEMA)
+        own = Database(self.url, pool_size=POOL_SIZE)
+        shadow = Database(self.url, pool_size=1, schema=SCHEMA)
         try:
             async with _alone(own), self._shadow_schema(own), History(self.reader(), self.state.topics) as history:
                 found = await self._build(own, shadow, history)
@@ -215,8 +215,7 @@ async def _replace(database: Database, state: ReadState, *, actor: str, reason: 
 @asynccontextmanager
 async def _alone(database: Database) -> AsyncIterator[None]:
     """Hold the one right to build. Raises `Conflict` when somebody else is at it."""
-    async with database.engine.connect() as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
+    async with database.connection() as connection:
         key = {"key": f"gongdan {SCHEMA}"}
         if not await connection.scalar(text("SELECT pg_try_advisory_lock(hashtext(:key))"), key):
             raise Conflict("rebuild_running", "a rebuild of this service is running; wait for its end")
@@ -226,7 +225,7 @@ async def _alone(database: Database) -> AsyncIterator[None]:
             await connection.execute(text("SELECT pg_advisory_unlock(hashtext(:key))"), key)
 
 
-async def _make_shadow(connection: AsyncConnection, tables: Sequence[Table], state: ReadState) -> None:
+async def _make_shadow(connection: Connection, tables: Sequence[Table], state: ReadState) -> None:
     await connection.execute(_LONG)
     await connection.execute(text(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE"))
     await connection.execute(text(f"CREATE SCHEMA {SCHEMA}"))
@@ -311,5 +310,5 @@ async def _compare(database: Database, state: ReadState) -> Rebuilt:
     )
 
 
-async def _rows(connection: AsyncConnection, statement: str) -> list[Any]:
+async def _rows(connection: Connection, statement: str) -> list[Any]:
     return list((await connection.execute(text(statement))).all())

@@ -13,11 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.contracts.envelope import MalformedEnvelope, read_envelope
 from shared.contracts.registry import COMMANDS, MODELS
 from shared.contracts.topics import producers_of
+from shared.database.connection import Connection
 from shared.database.engine import Database, Transaction
 from shared.errors import DomainError, NotFound, Poison, Transient
 from shared.failpoints import reach
@@ -53,7 +53,7 @@ class StillWaiting(Exception):
 
 
 async def open_letters(
-    connection: AsyncConnection,
+    connection: Connection,
     *,
     topic: str | None = None,
     error: str | None = None,

@@ -14,7 +14,6 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from sqlalchemy import text
 
-from services.review.tables import plumbing
 from shared.contracts.topics import BRANCH_REPLIES, all_topics
 from shared.database.engine import Database
 from tests.support.journey import register, until, wait_for_status
@@ -32,7 +31,7 @@ SERVICES = ("intake", "review", "dispatch", "sla")
 async def rows_of(stack: RunningStack) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in SERVICES:
-        database = Database(stack.facts["databases"][name], plumbing.outbox)
+        database = Database(stack.facts["databases"][name])
         found |= {f"{name}.{table}": rows for table, rows in (await dump(database)).items()}
         await database.close()
     return found
@@ -185,8 +184,9 @@ async def test_the_audit_trail_of_each_service_is_whole_and_names_a_deleted_row(
     _, report = until(lambda: (found := audit())[1]["unsealed"] == 0 and found)
     assert (report["intact"], report["faults"]) == (True, [])
     assert report["rows"] > 0
-    database = Database(stack.facts["databases"][name], plumbing.outbox)
-    async with database.engine.begin() as connection:
+    database = Database(stack.facts["databases"][name])
+    async with database.transaction() as owner:
+        connection = owner.connection
         await connection.execute(text("ALTER TABLE audit_trail DISABLE TRIGGER USER"))
         gone = (
             await connection.execute(

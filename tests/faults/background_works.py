@@ -1,6 +1,5 @@
 """What the failpoint tests give the background work of a service: audit trails to seal, and tickets to forget."""
 
-from services.review.tables import plumbing
 from shared.contracts.envelope import Envelope
 from shared.contracts.intake import TicketErased
 from shared.database.audit import verify
@@ -25,7 +24,7 @@ class Sealed(Reviewed):
         await super().check()
         held = "SELECT unnest(ids) AS id FROM audit_seals"
         assert await self.value(f"SELECT count(*) = count(DISTINCT id) FROM ({held}) AS held")
-        database = Database(self.environment["REVIEW_DATABASE_URL"], plumbing.outbox, pool_size=1)
+        database = Database(self.environment["REVIEW_DATABASE_URL"], pool_size=1)
         report = await database.read(verify)
         await database.close()
         assert (report.intact, report.unsealed) == (True, 0)

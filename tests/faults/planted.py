@@ -9,10 +9,10 @@ from uuid import UUID
 
 from aiokafka import TopicPartition
 from sqlalchemy import select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.sla.repository import facts
 from services.sla.tables import complaint_facts
+from shared.database.connection import Connection
 from shared.database.leases import Leases
 from shared.failpoints import reach
 from shared.messaging import batch, consumer, inbox, relay
@@ -31,7 +31,7 @@ def _relay_from(query: str, after: Callable[[Any], dict[str, Any]], first: dict[
     place = dict(first)
 
     async def publish_next(self: relay.Relay) -> int:
-        async def following(connection: AsyncConnection) -> list[Any]:
+        async def following(connection: Connection) -> list[Any]:
             found = await connection.execute(text(query), {"batch": relay.BATCH, **place})
             return list(found.all())
 
@@ -154,7 +154,7 @@ def parked_ticket_skipped() -> None:
 def fire_without_lock() -> None:
     """The sweep reads what is due without a lock and every process sweeps, so two fire the same moment."""
 
-    async def look(connection: AsyncConnection, ticket_ids: Iterable[UUID], *, skip_locked: bool = False) -> Any:
+    async def look(connection: Connection, ticket_ids: Iterable[UUID], *, skip_locked: bool = False) -> Any:
         query = select(complaint_facts).where(complaint_facts.c.ticket_id == text("ANY(:ids)"))
         rows = await connection.execute(query, {"ids": list(ticket_ids)})
         return {row.ticket_id: facts.to_facts(row) for row in rows}

@@ -18,7 +18,6 @@ from sqlalchemy import text
 from services.intake import app as intake_app
 from services.intake import jobs
 from services.intake.settings import Settings as IntakeSettings
-from services.review.tables import plumbing
 from shared.contracts.control import ReplayRequested
 from shared.contracts.envelope import Envelope
 from shared.contracts.intake import TicketWithdrawn
@@ -147,7 +146,7 @@ async def resealed(place: Place) -> AsyncIterator[Scene]:
 
 @asynccontextmanager
 async def review(place: Place) -> AsyncIterator[Database]:
-    database = Database(await place.databases.fresh("review"), plumbing.outbox, pool_size=3)
+    database = Database(await place.databases.fresh("review"), pool_size=3)
     await execute(database, "CREATE TABLE effects (id bigserial, subject uuid, publisher text, version int)")
     try:
         yield database

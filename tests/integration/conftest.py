@@ -8,7 +8,6 @@ import pytest_asyncio
 from aiokafka import AIOKafkaProducer
 from sqlalchemy import text
 
-from services.review.tables import plumbing
 from shared.database.engine import Database
 from tests.support.issuer import Issuer, running_issuer
 from tests.support.messaging import Bench
@@ -48,7 +47,7 @@ async def embedded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Br
 @pytest_asyncio.fixture
 async def bench(databases: Databases, broker: Broker) -> AsyncIterator[Bench]:
     url = await databases.fresh("review")
-    database = Database(url, plumbing.outbox, pool_size=8)
+    database = Database(url, pool_size=8)
     async with database.transaction() as transaction:
         await transaction.connection.execute(
             text("CREATE TABLE effects (id bigserial, subject uuid, publisher text, version int)")

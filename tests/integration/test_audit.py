@@ -12,15 +12,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
-from sqlalchemy import event, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import text
 
-from services.review.tables import plumbing
 from shared.database import audit
 from shared.database.audit import AuditReport, FaultKind, Head, Sealed, digest, seal, verify
 from shared.database.audit_watch import AuditWatch
+from shared.database.connection import Connection, Result
 from shared.database.engine import Database
 from shared.database.leases import Leases
 from shared.database.sealer import Sealer
@@ -59,7 +59,8 @@ class Trail:
 
     async def as_owner(self, sql: str) -> None:
         """What the owner of the database can do and nobody else: the triggers off, the change, the triggers on."""
-        async with self.database.engine.begin() as connection:
+        async with self.database.transaction() as owner:
+            connection = owner.connection
             for table in ("audit_trail", "audit_seals"):
                 await connection.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))
             await connection.execute(text(sql))
@@ -70,7 +71,7 @@ class Trail:
 @pytest_asyncio.fixture
 async def trail(databases: Databases) -> AsyncIterator[Trail]:
     """Three seals of four rows each."""
-    database = Database(await databases.fresh("review"), plumbing.outbox, pool_size=12)
+    database = Database(await databases.fresh("review"), pool_size=12)
     found = Trail(database)
     for _ in range(3):
         await found.write(4)
@@ -81,9 +82,9 @@ async def trail(databases: Databases) -> AsyncIterator[Trail]:
 
 @pytest.mark.parametrize("sql", CHANGES)
 async def test_the_trail_refuses_every_change(trail: Trail, sql: str) -> None:
-    with pytest.raises(DBAPIError, match="append-only"):
-        async with trail.database.engine.begin() as connection:
-            await connection.execute(text(sql))
+    with pytest.raises(asyncpg.PostgresError, match="append-only"):
+        async with trail.database.transaction() as transaction:
+            await transaction.connection.execute(text(sql))
 
 
 async def test_an_untouched_trail_is_intact(trail: Trail) -> None:
@@ -205,12 +206,17 @@ async def test_many_rows_put_in_behind_a_seal_hide_none_that_it_holds(trail: Tra
     assert [fault.kind for fault in faults] == [FaultKind.row_inserted] * 100
 
 
-async def test_rows_of_removed_seals_are_not_read(trail: Trail) -> None:
+async def test_rows_of_removed_seals_are_not_read(trail: Trail, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many there are; they would all be in memory at once."""
     await trail.as_owner("DELETE FROM audit_seals WHERE number < 3")
     statements: list[str] = []
-    engine = trail.database.engine.sync_engine
-    event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    execute = Connection.execute
+
+    async def noted(connection: Connection, statement: Any, given: Any = None) -> Result:
+        statements.append(str(statement))
+        return await execute(connection, statement, given)
+
+    monkeypatch.setattr(Connection, "execute", noted)
     report = await trail.verify()
     assert [fault.kind for fault in report.faults] == [FaultKind.seal_missing]
     of_rows = [each for each in statements if each.startswith("SELECT id, xid")]
@@ -288,7 +294,7 @@ async def test_the_figure_of_the_alarm_grows_while_seals_are_held_back_and_falls
 
 async def test_two_processes_seal_one_chain_and_tell_its_head(trail: Trail, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="shared.database.sealer")
-    url = trail.database.engine.url.render_as_string(hide_password=False)
+    url = trail.database.url
     leases = [Leases(url), Leases(url)]
     sealers = [asyncio.create_task(Sealer(trail.database, lease).run()) for lease in leases]
     await trail.write(5)
@@ -312,7 +318,7 @@ async def test_two_processes_seal_one_chain_and_tell_its_head(trail: Trail, capl
 async def test_the_command_tells_by_its_exit_whether_the_trail_is_intact(trail: Trail) -> None:
     def check(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {
-            "REVIEW_DATABASE_URL": trail.database.engine.url.render_as_string(hide_password=False),
+            "REVIEW_DATABASE_URL": trail.database.url,
             "REVIEW_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
             "REVIEW_KEYS_FILE": "keys.json",
         }

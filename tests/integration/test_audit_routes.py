@@ -269,7 +269,7 @@ async def test_one_check_of_the_trail_runs_at_a_time_beside_the_connections_of_r
         running_app(review_app.build, ReviewSettings, url, tmp_path, database_pool_size=1) as app,
         app.client("ops") as client,
     ):
-        async with app.service.database.engine.connect() as connection:
+        async with app.service.database.connection() as connection:
             assert (await client.get("/v1/ops/audit")).json()["intact"]
             await connection.execute(text("SELECT pg_advisory_lock(hashtext('gongdan audit'))"))
             assert refusal(await client.get("/v1/ops/audit")) == (409, "audit_running")

@@ -21,7 +21,6 @@ from services.dispatch.app import build as build_dispatch
 from services.dispatch.settings import Settings as DispatchSettings
 from services.intake.app import build as build_intake
 from services.intake.settings import Settings as IntakeSettings
-from services.intake.tables import plumbing
 from services.review.app import build as build_review
 from services.review.settings import Settings as ReviewSettings
 from shared.database.engine import Database
@@ -177,7 +176,7 @@ async def test_of_two_processes_the_later_use_counts(app: App) -> None:
 
 
 async def test_while_the_database_is_away_no_use_is_forgotten(app: App) -> None:
-    away = Database("postgresql+asyncpg://nobody:x@127.0.0.1:1/none", plumbing.outbox, pool_size=1)
+    away = Database("postgresql+asyncpg://nobody:x@127.0.0.1:1/none", pool_size=1)
     uses = KeyUses(away)
     uses.note("kpatient")
     for _ in range(2):
@@ -264,7 +263,7 @@ async def test_a_running_service_has_the_issuers_keys_early_and_stores_uses_when
         assert issuer.asked == 1
         service._stop.set()
         await running
-    database = Database(url, plumbing.outbox, pool_size=1)
+    database = Database(url, pool_size=1)
 
     async def read(connection: Any) -> list[str]:
         return [row[0] for row in await connection.execute(text("SELECT key_id FROM key_uses"))]

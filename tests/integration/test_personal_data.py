@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from pydantic import SecretStr
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from services.intake import repository
 from services.intake.app import build
 from services.intake.settings import Settings
+from shared.database.connection import Connection, Result
 from shared.telemetry import metrics
 from tests.support.apps import App, random_key, running_app
 from tests.support.parts import Databases
@@ -99,7 +100,9 @@ async def test_readiness_says_how_many_tickets_still_need_the_old_key(office: Of
         assert warnings(app) == []
 
 
-async def test_everything_is_sealed_anew_before_anything_is_counted(office: Office) -> None:
+async def test_everything_is_sealed_anew_before_anything_is_counted(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Right after a change of keys the count would read every ticket, for longer than a statement may take."""
     old, new = random_key(), random_key()
     async with office.open(old) as app:
@@ -109,10 +112,14 @@ async def test_everything_is_sealed_anew_before_anything_is_counted(office: Offi
     async with office.open(new, old) as app:
         statements: list[str] = []
 
-        def note(*given: Any) -> None:
-            statements.append(given[2].split()[0] if "count(" not in given[2] else "count")
+        execute = Connection.execute
 
-        event.listen(app.service.background.engine.sync_engine, "before_cursor_execute", note)
+        async def noted(connection: Connection, statement: Any, given: Any = None) -> Result:
+            written = str(statement)
+            statements.append("count" if "count(" in written else written.split()[0])
+            return await execute(connection, statement, given)
+
+        monkeypatch.setattr(Connection, "execute", noted)
         await keep(app)
         assert statements.index("UPDATE") < statements.index("count")
 

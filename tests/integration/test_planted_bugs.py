@@ -12,7 +12,6 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from services.review.tables import plumbing
 from shared.contracts.review import ReviewReturned
 from shared.contracts.ticket import Basis
 from shared.database.engine import Database, Transaction
@@ -128,7 +127,7 @@ async def write_in_turn_with_numbers_out_of_turn(bench: Bench) -> None:
 async def test_a_relay_that_loses_or_reorders_is_found(
     house: House, bug: str | None, invariant: int, words: str
 ) -> None:
-    database = Database(house.urls["review"], plumbing.outbox, pool_size=6)
+    database = Database(house.urls["review"], pool_size=6)
     bench = Bench(house.urls["review"], house.broker, database)
     with planted_here(bug):
         async with bench.running(consume=False):
@@ -221,7 +220,7 @@ async def test_a_reader_that_does_not_wait_for_what_is_missing_is_found(house: H
 @pytest.mark.parametrize("bug", [None, "fire_without_lock"])
 async def test_a_sweep_that_fires_without_a_lock_is_found(house: House, bug: str | None) -> None:
     """Two sweep from the beginning."""
-    database = Database(house.urls["sla"], plumbing.outbox, pool_size=1)
+    database = Database(house.urls["sla"], pool_size=1)
     await slow_down(database, 0.5)
     await database.close()
     house.time_scale = 36_000

@@ -55,7 +55,7 @@ def away() -> AIOKafkaConsumer:
 @pytest_asyncio.fixture
 async def office(databases: Databases) -> AsyncIterator[Office]:
     url = await databases.fresh("intake")
-    found = Office(url, Database(url, plumbing.outbox, pool_size=1))
+    found = Office(url, Database(url, pool_size=1))
     yield found
     await found.database.close()
 
@@ -83,7 +83,7 @@ async def test_what_an_earlier_rebuild_left_is_in_nobodys_way(office: Office) ->
 
 
 async def test_a_rebuild_takes_no_connection_from_requests(office: Office) -> None:
-    async with office.database.engine.connect():
+    async with office.database.connection():
         with pytest.raises(Transient, match="broker"):
             await office.rebuild(IntakeReadState())
 
@@ -94,7 +94,7 @@ async def test_a_large_seed_and_many_differences_may_take_longer_than_a_request(
     monkeypatch.setitem(engine.SERVER_SETTINGS, "statement_timeout", "500")
     with pytest.raises(Transient, match="broker"):
         await office.rebuild(SlowSeed())
-    hasty = Database(office.url, plumbing.outbox, pool_size=1)
+    hasty = Database(office.url, pool_size=1)
     assert await _replace(hasty, SlowDifferences(), actor="ops:test", reason="r") == 0
     await hasty.close()
 
@@ -110,7 +110,7 @@ async def test_what_was_erased_is_not_kept_and_what_is_kept_is_not_gone_through_
             f"CREATE TRIGGER refusing BEFORE DELETE ON {SCHEMA}.history EXECUTE FUNCTION public.refuse()",
         ):
             await connection.execute(text(statement))
-    shadow = Database(office.url, plumbing.outbox, pool_size=1, schema=SCHEMA)
+    shadow = Database(office.url, pool_size=1, schema=SCHEMA)
     reader = away()
     history = History(reader, (INTAKE,))
     for subject in (erased, other):

@@ -13,7 +13,6 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from services.review.tables import plumbing
 from shared.contracts.envelope import Envelope
 from shared.contracts.intake import TicketWithdrawn
 from shared.database.engine import Database
@@ -100,7 +99,7 @@ async def _all(connection: Any, statement: str) -> list[Any]:
 @pytest_asyncio.fixture
 async def plumbed(databases: Databases) -> AsyncIterator[Plumbing]:
     url = await databases.fresh("review")
-    found = Plumbing(Database(url, plumbing.outbox, pool_size=4), Leases(url))
+    found = Plumbing(Database(url, pool_size=4), Leases(url))
     yield found
     await found.leases.close()
     await found.database.close()

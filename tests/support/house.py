@@ -22,7 +22,6 @@ from deploy.audit.evidence import Scope
 from deploy.audit.quiet import wait_for_quiet
 from deploy.audit.topics import open_log
 from deploy.local.state import SERVICES
-from services.review.tables import plumbing
 from shared.contracts.envelope import Envelope
 from shared.database.engine import Database
 from shared.http.keys import Role, generate_key, save_records
@@ -101,7 +100,7 @@ class House:
                     self.tickets.append(answer.raise_for_status().json())
 
     async def value(self, service: str, sql: str) -> Any:
-        database = Database(self.urls[service], plumbing.outbox, pool_size=1)
+        database = Database(self.urls[service], pool_size=1)
         try:
             return await database.read(lambda connection: _scalar(connection, sql))
         finally:
@@ -126,7 +125,7 @@ class House:
 
     async def again(self, service: str) -> None:
         """A full replay of a service's outbox, and its end."""
-        database = Database(self.urls[service], plumbing.outbox, pool_size=1)
+        database = Database(self.urls[service], pool_size=1)
         async with database.transaction() as transaction:
             await transaction.connection.execute(text("UPDATE outbox SET published_at = NULL"))
         await database.close()
@@ -134,7 +133,7 @@ class House:
 
     async def publish_backwards(self) -> None:
         """The outbox of dispatch in the wrong order, in place of its relay."""
-        database = Database(self.urls["dispatch"], plumbing.outbox, pool_size=1)
+        database = Database(self.urls["dispatch"], pool_size=1)
         async with AIOKafkaProducer(bootstrap_servers=self.broker.bootstrap, acks="all") as producer:
             async with database.transaction() as transaction:
                 rows = await transaction.connection.execute(

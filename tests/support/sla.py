@@ -14,7 +14,6 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from services.sla.consumers import SlaProjection
-from services.sla.tables import plumbing
 from services.sla.usecases.desk import Desk
 from services.sla.usecases.fire import Pass, close_quiet_incidents, fire_due
 from shared.clock import Clock
@@ -191,7 +190,7 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def running_bench(databases: Databases, url: str | None = None) -> AsyncIterator[Bench]:
-    database = Database(url or await databases.fresh("sla"), plumbing.outbox, pool_size=3)
+    database = Database(url or await databases.fresh("sla"), pool_size=3)
     desk = Desk(PACK, Clock())
     bench = Bench(database, desk, SlaProjection(desk))
     desk.clock.sync(await bench.now())

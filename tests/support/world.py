@@ -56,7 +56,7 @@ class World:
             pools = [service.database, service.background, service._relay_database, service._health_database]
             pools += [job.__self__._database for job in service._jobs]  # type: ignore[attr-defined]
             for database in pools:
-                await database.engine.dispose()
+                await database.close()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -6,10 +6,10 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, bindparam, select, text, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.sla.domain.records import ClockRun, ClockState
 from services.sla.tables import clocks
+from shared.database.connection import Connection
 
 ClockRow = Row[Any]
 
@@ -25,9 +25,7 @@ def to_run(row: ClockRow) -> ClockRun:
     return ClockRun(**values)
 
 
-async def open_of(
-    connection: AsyncConnection, ticket_ids: Iterable[UUID], until: datetime | None = None
-) -> list[ClockRun]:
+async def open_of(connection: Connection, ticket_ids: Iterable[UUID], until: datetime | None = None) -> list[ClockRun]:
     """The runs of these tickets to which something may still happen; only those due by `until` where it is given."""
     query = select(clocks).where(clocks.c.ticket_id == text("ANY(:ids)"), clocks.c.stopped_at.is_(None))
     if until is not None:
@@ -36,7 +34,7 @@ async def open_of(
     return [to_run(row) for row in rows]
 
 
-async def of_ticket(connection: AsyncConnection, ticket_id: UUID) -> list[ClockRow]:
+async def of_ticket(connection: Connection, ticket_id: UUID) -> list[ClockRow]:
     rows = await connection.execute(
         select(clocks)
         .where(clocks.c.ticket_id == ticket_id)
@@ -46,7 +44,7 @@ async def of_ticket(connection: AsyncConnection, ticket_id: UUID) -> list[ClockR
 
 
 async def due_candidates(
-    connection: AsyncConnection, now: datetime, limit: int, without: Iterable[UUID] = ()
+    connection: Connection, now: datetime, limit: int, without: Iterable[UUID] = ()
 ) -> list[tuple[UUID, datetime]]:
     """(ticket, moment) of what is due, the earliest first, without locking anything; some tickets may be left out."""
     rows = await connection.execute(
@@ -59,7 +57,7 @@ async def due_candidates(
     return [(row.ticket_id, row.next_at) for row in rows]
 
 
-async def next_due(connection: AsyncConnection) -> datetime | None:
+async def next_due(connection: Connection) -> datetime | None:
     """The earliest moment at which anything is due (business time), None when nothing is."""
     moment: datetime | None = (
         await connection.execute(text("SELECT next_at FROM clocks WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1"))
@@ -67,7 +65,7 @@ async def next_due(connection: AsyncConnection) -> datetime | None:
     return moment
 
 
-async def provisional_after(connection: AsyncConnection, ticket_id: UUID | None, limit: int) -> list[UUID]:
+async def provisional_after(connection: Connection, ticket_id: UUID | None, limit: int) -> list[UUID]:
     """The next tickets, in id order, with running clocks that rest on computed calendar days."""
     rows = await connection.execute(
         text(
@@ -80,7 +78,7 @@ async def provisional_after(connection: AsyncConnection, ticket_id: UUID | None,
 
 
 async def due_soon(
-    connection: AsyncConnection, now: datetime, until: datetime, branch: str | None, limit: int
+    connection: Connection, now: datetime, until: datetime, branch: str | None, limit: int
 ) -> list[ClockRow]:
     """Running clocks whose deadline comes until then, the next first; with the ticket's number and branch."""
     rows = await connection.execute(
@@ -102,7 +100,7 @@ _UPDATE = (
 )
 
 
-async def save(connection: AsyncConnection, runs: Sequence[ClockRun]) -> None:
+async def save(connection: Connection, runs: Sequence[ClockRun]) -> None:
     """Insert what is new, update what changed."""
     fresh = [
         _values(run) | {"clock_id": run.clock_id, "ticket_id": run.ticket_id, "kind": run.kind, "cycle": run.cycle}

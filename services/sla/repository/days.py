@@ -5,25 +5,25 @@ from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import Row, extract, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.sla.tables import calendar_days
+from shared.database.connection import Connection
 
 DayRow = Row[Any]
 
 
-async def all_days(connection: AsyncConnection) -> dict[date, bool]:
+async def all_days(connection: Connection) -> dict[date, bool]:
     """day → whether it is worked."""
     rows = await connection.execute(select(calendar_days.c.day, calendar_days.c.working))
     return {row.day: row.working for row in rows}
 
 
-async def of_year(connection: AsyncConnection, year: int) -> list[DayRow]:
+async def of_year(connection: Connection, year: int) -> list[DayRow]:
     query = select(calendar_days).where(extract("year", calendar_days.c.day) == year).order_by(calendar_days.c.day)
     return list((await connection.execute(query)).all())
 
 
-async def add_missing(connection: AsyncConnection, days: Sequence[tuple[date, bool, str]]) -> None:
+async def add_missing(connection: Connection, days: Sequence[tuple[date, bool, str]]) -> None:
     """Store (day, worked, source) where the day is not stored yet; what an administrator changed stays."""
     await connection.execute(
         text(
@@ -39,9 +39,7 @@ async def add_missing(connection: AsyncConnection, days: Sequence[tuple[date, bo
     )
 
 
-async def set_day(
-    connection: AsyncConnection, day: date, working: bool, source: str, actor: str, now: datetime
-) -> DayRow:
+async def set_day(connection: Connection, day: date, working: bool, source: str, actor: str, now: datetime) -> DayRow:
     rows = await connection.execute(
         text(
             "INSERT INTO calendar_days (day, working, source, changed_by, changed_at)"
@@ -51,4 +49,5 @@ async def set_day(
         ),
         {"day": day, "working": working, "source": source, "actor": actor, "now": now},
     )
-    return rows.one()
+    day_row: DayRow = rows.one()
+    return day_row

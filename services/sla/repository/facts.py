@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, bindparam, select, text, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.sla.domain.detection import Earlier
 from services.sla.domain.records import Facts
@@ -14,6 +13,7 @@ from services.sla.tables import complaint_facts
 from shared.contracts.sla import Problem
 from shared.contracts.ticket import ClassMark, TicketRef, TicketSnapshot
 from shared.database.columns import Json
+from shared.database.connection import Connection
 
 FactsRow = Row[Any]
 
@@ -36,14 +36,14 @@ def to_facts(row: FactsRow) -> Facts:
     )
 
 
-async def find(connection: AsyncConnection, reference: UUID | str) -> FactsRow | None:
+async def find(connection: Connection, reference: UUID | str) -> FactsRow | None:
     """By id or by number."""
     column = complaint_facts.c.ticket_id if isinstance(reference, UUID) else complaint_facts.c.ticket_no
     return (await connection.execute(select(complaint_facts).where(column == reference))).first()
 
 
 async def lock_many(
-    connection: AsyncConnection, ticket_ids: Iterable[UUID], *, skip_locked: bool = False
+    connection: Connection, ticket_ids: Iterable[UUID], *, skip_locked: bool = False
 ) -> dict[UUID, Facts]:
     """In id order, so that two writers never wait for each other in a circle. `skip_locked` leaves out what is busy."""
     rows = await connection.execute(
@@ -56,7 +56,7 @@ async def lock_many(
     return {row.ticket_id: to_facts(row) for row in rows}
 
 
-async def hold(connection: AsyncConnection, problems: Iterable[str], customers: Iterable[str] = ()) -> None:
+async def hold(connection: Connection, problems: Iterable[str], customers: Iterable[str] = ()) -> None:
     """Hold these problems and customers to the end of the transaction: no two instances open the same incident, or
     overlook what the other just writes about a customer. All in one order of their hashes, so that nobody waits for
     another in a circle."""
@@ -71,7 +71,7 @@ async def hold(connection: AsyncConnection, problems: Iterable[str], customers: 
     )
 
 
-async def known_of(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> dict[UUID, tuple[str, str | None]]:
+async def known_of(connection: Connection, ticket_ids: Iterable[UUID]) -> dict[UUID, tuple[str, str | None]]:
     """The customer and the stored problem of each of these tickets, read without a lock."""
     rows = await connection.execute(
         select(complaint_facts.c.ticket_id, complaint_facts.c.customer_key, complaint_facts.c.problem_key).where(
@@ -83,7 +83,7 @@ async def known_of(connection: AsyncConnection, ticket_ids: Iterable[UUID]) -> d
 
 
 async def archived_of(
-    connection: AsyncConnection, pairs: Iterable[tuple[str, str]], since: datetime
+    connection: Connection, pairs: Iterable[tuple[str, str]], since: datetime
 ) -> dict[tuple[str, str], list[Earlier]]:
     """For each (customer, problem): the tickets archived since then, the latest 20."""
     wanted = sorted(set(pairs))
@@ -105,7 +105,7 @@ async def archived_of(
 
 
 async def accepted_of(
-    connection: AsyncConnection, customers: Sequence[tuple[str, datetime]], within: timedelta
+    connection: Connection, customers: Sequence[tuple[str, datetime]], within: timedelta
 ) -> dict[str, list[tuple[str | None, Earlier]]]:
     """For each (customer, moment): complaints of the customer accepted within that time before, the latest 20, each
     with its problem."""
@@ -130,7 +130,7 @@ async def accepted_of(
     return found
 
 
-async def accepted_after(connection: AsyncConnection, closed: Mapping[UUID, datetime]) -> set[UUID]:
+async def accepted_after(connection: Connection, closed: Mapping[UUID, datetime]) -> set[UUID]:
     """Open tickets of the same customer and problem accepted after the closing of these: repeats whose closing event
     came later than they did."""
     rows = await connection.execute(
@@ -147,7 +147,7 @@ async def accepted_after(connection: AsyncConnection, closed: Mapping[UUID, date
 
 
 async def complaining_after(
-    connection: AsyncConnection, customers: Sequence[tuple[str, datetime]], within: timedelta
+    connection: Connection, customers: Sequence[tuple[str, datetime]], within: timedelta
 ) -> set[UUID]:
     """For each (customer, moment): open tickets accepted within that time after it that are no appeal yet. They came
     before the complaint that makes them one; at most 20."""
@@ -185,7 +185,7 @@ _UPDATE_VERSION = text(
 )
 
 
-async def save(connection: AsyncConnection, touched: Sequence[Facts]) -> None:
+async def save(connection: Connection, touched: Sequence[Facts]) -> None:
     """Insert what is new, update what changed; where only events were counted, the version alone."""
     fresh = [
         _values(facts) | {"ticket_id": facts.ticket_id, "ticket_no": facts.ticket_no}

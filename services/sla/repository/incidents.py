@@ -6,11 +6,11 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, bindparam, select, text, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.sla.domain.records import Escalation, EscalationStatus, Incident, IncidentStatus
 from services.sla.tables import complaint_facts, escalations, incidents
 from shared.contracts.sla import Problem
+from shared.database.connection import Connection
 
 IncidentRow = Row[Any]
 EscalationRow = Row[Any]
@@ -31,9 +31,7 @@ def to_incident(row: IncidentRow) -> Incident:
     )
 
 
-async def near(
-    connection: AsyncConnection, spans: Sequence[tuple[str, datetime, datetime]]
-) -> dict[str, list[Incident]]:
+async def near(connection: Connection, spans: Sequence[tuple[str, datetime, datetime]]) -> dict[str, list[Incident]]:
     """For each (problem, from, until): the incidents that reach into it by event time; and of each problem the open
     one, which must close before another may open. By problem, the latest first. The problems are locked."""
     rows = await connection.execute(
@@ -57,7 +55,7 @@ async def near(
     return found
 
 
-async def open_incident(connection: AsyncConnection, key: str) -> Incident | None:
+async def open_incident(connection: Connection, key: str) -> Incident | None:
     rows = await connection.execute(
         select(incidents).where(incidents.c.problem_key == key, incidents.c.status == IncidentStatus.open)
     )
@@ -65,7 +63,7 @@ async def open_incident(connection: AsyncConnection, key: str) -> Incident | Non
     return to_incident(row) if row is not None else None
 
 
-async def quiet_problems(connection: AsyncConnection, now: datetime, quiet: timedelta, limit: int) -> list[str]:
+async def quiet_problems(connection: Connection, now: datetime, quiet: timedelta, limit: int) -> list[str]:
     """Problems whose open incident had no new member for the quiet time."""
     rows = await connection.execute(
         text(
@@ -89,7 +87,7 @@ _UPDATE = (
 )
 
 
-async def save(connection: AsyncConnection, changed: Sequence[Incident]) -> None:
+async def save(connection: Connection, changed: Sequence[Incident]) -> None:
     """Update what changed, then insert what is new: the open incident of a problem closes before the next is stored."""
     old = [
         {"id": each.incident_id} | {f"new_{name}": value for name, value in _values(each).items()}
@@ -124,12 +122,12 @@ def _values(incident: Incident) -> dict[str, Any]:
     }
 
 
-async def find_incident(connection: AsyncConnection, incident_id: UUID) -> IncidentRow | None:
+async def find_incident(connection: Connection, incident_id: UUID) -> IncidentRow | None:
     return (await connection.execute(select(incidents).where(incidents.c.incident_id == incident_id))).first()
 
 
 async def page_incidents(
-    connection: AsyncConnection, status: IncidentStatus | None, before: UUID | None, limit: int
+    connection: Connection, status: IncidentStatus | None, before: UUID | None, limit: int
 ) -> list[IncidentRow]:
     """Newest first."""
     query = select(incidents).order_by(incidents.c.incident_id.desc()).limit(limit)
@@ -140,7 +138,7 @@ async def page_incidents(
     return list((await connection.execute(query)).all())
 
 
-async def members(connection: AsyncConnection, incident_id: UUID, before: UUID | None, limit: int) -> list[Row[Any]]:
+async def members(connection: Connection, incident_id: UUID, before: UUID | None, limit: int) -> list[Row[Any]]:
     """The members of an incident, newest ticket first."""
     rows = await connection.execute(
         text(
@@ -156,7 +154,7 @@ async def members(connection: AsyncConnection, incident_id: UUID, before: UUID |
 # ---- escalations -----------------------------------------------------------------------------------------------------
 
 
-async def add_escalations(connection: AsyncConnection, raised: Sequence[Escalation]) -> None:
+async def add_escalations(connection: Connection, raised: Sequence[Escalation]) -> None:
     await connection.execute(
         escalations.insert(),
         [
@@ -178,7 +176,7 @@ async def add_escalations(connection: AsyncConnection, raised: Sequence[Escalati
 
 
 async def settle(
-    connection: AsyncConnection, clock_tickets: Sequence[tuple[UUID, UUID]], ended: Sequence[UUID], now: datetime
+    connection: Connection, clock_tickets: Sequence[tuple[UUID, UUID]], ended: Sequence[UUID], now: datetime
 ) -> None:
     """What these clocks, given as (ticket, clock), or these tickets were escalated for has come to its end."""
     await connection.execute(
@@ -196,12 +194,12 @@ async def settle(
     )
 
 
-async def find_escalation(connection: AsyncConnection, escalation_id: UUID) -> EscalationRow | None:
+async def find_escalation(connection: Connection, escalation_id: UUID) -> EscalationRow | None:
     query = select(escalations).where(escalations.c.escalation_id == escalation_id)
     return (await connection.execute(query)).first()
 
 
-async def acknowledge(connection: AsyncConnection, row: EscalationRow, actor: str, now: datetime) -> None:
+async def acknowledge(connection: Connection, row: EscalationRow, actor: str, now: datetime) -> None:
     """This escalation, and every other open one of the same clock: whoever answers a rung answers those below."""
     await connection.execute(
         text(
@@ -212,7 +210,7 @@ async def acknowledge(connection: AsyncConnection, row: EscalationRow, actor: st
     )
 
 
-async def escalations_of(connection: AsyncConnection, ticket_id: UUID, limit: int) -> list[EscalationRow]:
+async def escalations_of(connection: Connection, ticket_id: UUID, limit: int) -> list[EscalationRow]:
     """The latest of a ticket, the oldest of them first."""
     query = select(escalations).where(escalations.c.ticket_id == ticket_id)
     rows = await connection.execute(query.order_by(escalations.c.escalation_id.desc()).limit(limit))
@@ -220,7 +218,7 @@ async def escalations_of(connection: AsyncConnection, ticket_id: UUID, limit: in
 
 
 async def page_escalations(
-    connection: AsyncConnection, status: EscalationStatus | None, branch: str | None, before: UUID | None, limit: int
+    connection: Connection, status: EscalationStatus | None, branch: str | None, before: UUID | None, limit: int
 ) -> list[EscalationRow]:
     """Newest first; those of one branch's tickets when a branch is given."""
     query = select(escalations).order_by(escalations.c.escalation_id.desc()).limit(limit)

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.database.connection import Connection
 from shared.policy import Complaint
 
 NEAR_LIMIT = 1000
@@ -18,7 +18,7 @@ Span = tuple[str, datetime, datetime]
 """A problem, from, until."""
 
 
-async def loose_complaints(connection: AsyncConnection, spans: Sequence[Span]) -> list[tuple[str, Complaint]]:
+async def loose_complaints(connection: Connection, spans: Sequence[Span]) -> list[tuple[str, Complaint]]:
     """The complaints accepted strictly between that belong to no incident."""
     rows = await connection.execute(
         text(
@@ -34,7 +34,7 @@ async def loose_complaints(connection: AsyncConnection, spans: Sequence[Span]) -
 
 
 async def loose_chains(
-    connection: AsyncConnection, starts: Sequence[tuple[str, datetime]], quiet: timedelta
+    connection: Connection, starts: Sequence[tuple[str, datetime]], quiet: timedelta
 ) -> list[datetime]:
     """For each (problem, moment): the last of the loose complaints after it of which each comes within the quiet time
     of the one before; the moment itself where none does."""
@@ -61,9 +61,7 @@ async def loose_chains(
     return [row.last_at for row in rows]
 
 
-async def complaints_near(
-    connection: AsyncConnection, spans: Sequence[Span]
-) -> list[tuple[str, Complaint, UUID | None]]:
+async def complaints_near(connection: Connection, spans: Sequence[Span]) -> list[tuple[str, Complaint, UUID | None]]:
     """The complaints accepted strictly between, each with its incident."""
     rows = await connection.execute(
         text(

@@ -5,13 +5,12 @@ import time
 from datetime import date, datetime
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from services.sla.domain.records import Facts, Rulebook
 from services.sla.repository import clocks, days, incidents
 from services.sla.repository import facts as facts_table
 from shared.calendar import WorkingCalendar, package_days
 from shared.clock import Clock
+from shared.database.connection import Connection
 from shared.database.engine import Transaction
 from shared.policy import Pack
 
@@ -40,7 +39,7 @@ class Almanac:
         """Read again at the next use."""
         self._read_at = 0.0
 
-    async def get(self, connection: AsyncConnection, today: date) -> WorkingCalendar:
+    async def get(self, connection: Connection, today: date) -> WorkingCalendar:
         """The calendar, at most a minute old. The first time, years that only the package has are stored."""
         if self._calendar is not None and self._read_at and time.monotonic() - self._read_at < REREAD_SECONDS:
             return self._calendar
@@ -115,12 +114,12 @@ class Desk:
         """The local date of business time."""
         return self.clock.now().astimezone(self.pack.tz).date()
 
-    async def book(self, connection: AsyncConnection) -> Rulebook:
+    async def book(self, connection: Connection) -> Rulebook:
         return Rulebook(self.pack, await self.almanac.get(connection, self.today()))
 
 
 async def lock_facts(
-    connection: AsyncConnection, ticket_ids: set[UUID], *, due_by: datetime | None = None
+    connection: Connection, ticket_ids: set[UUID], *, due_by: datetime | None = None
 ) -> dict[UUID, Facts]:
     """The facts of these tickets, locked in id order, with their open clock runs.
 

@@ -4,12 +4,11 @@ from datetime import date
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from services.sla.domain.clocks import acknowledge
 from services.sla.domain.records import EscalationStatus
 from services.sla.repository import clocks, days, facts, incidents
 from services.sla.usecases.desk import Desk, lock_facts
+from shared.database.connection import Connection
 from shared.database.engine import Transaction
 from shared.errors import Conflict, NotFound
 from shared.http.auth import Principal
@@ -62,7 +61,7 @@ async def set_day(
     return await days.set_day(transaction.connection, day, working, source, principal.actor, now)
 
 
-async def find_ticket(connection: AsyncConnection, principal: Principal, reference: str) -> Any:
+async def find_ticket(connection: Connection, principal: Principal, reference: str) -> Any:
     """The facts of a ticket, if the caller may see it. To a branch a ticket exists that is with it, or that it gave
     back and no other has yet."""
     row = await facts.find(connection, ticket_reference(reference))

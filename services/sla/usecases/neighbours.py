@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from services.sla.domain import detection
 from services.sla.domain.detection import Neighbourhood
 from services.sla.domain.records import Rulebook
 from services.sla.repository import incidents as incidents_table
 from services.sla.repository import near
 from services.sla.repository.near import Span
+from shared.database.connection import Connection
 from shared.policy import Complaint, batch_members
 
 STEP = timedelta(microseconds=1)
@@ -26,7 +25,7 @@ WIDEST = timedelta(hours=24)
 
 
 async def neighbourhoods(
-    connection: AsyncConnection, book: Rulebook, fresh: Mapping[str, Mapping[UUID, Complaint]]
+    connection: Connection, book: Rulebook, fresh: Mapping[str, Mapping[UUID, Complaint]]
 ) -> tuple[dict[str, Neighbourhood], set[UUID]]:
     """What lies near these complaints, by problem, and the stored ones that may become members. The problems are
     locked. For a complaint that an incident covers nothing is counted, however many there are of it."""
@@ -63,7 +62,7 @@ async def neighbourhoods(
 
 
 async def _chained(
-    connection: AsyncConnection,
+    connection: Connection,
     book: Rulebook,
     fresh: Mapping[str, Mapping[UUID, Complaint]],
     around: Mapping[str, Neighbourhood],
