@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import asyncpg
 import orjson
-from sqlalchemy import Executable, TextClause, text
+from sqlalchemy import Column, Executable, TextClause, text
 from sqlalchemy.dialects.postgresql import asyncpg as sqlalchemy_asyncpg
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.selectable import Select
@@ -153,6 +153,11 @@ def _compile(statement: Any, given: tuple[str, ...]) -> Compiled:
     else:
         gives_rows = isinstance(statement, Select) or bool(compiler.effective_returning)
     return Compiled(state.statement, tuple(state.positiontup or ()), fixed, gives_rows)
+
+
+def type_name(column: Column[Any]) -> str:
+    """The column's type as SQL writes it."""
+    return column.type.compile(dialect=_DIALECT)
 
 
 def _named(found: list[asyncpg.Record]) -> list[Any]:
