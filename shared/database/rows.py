@@ -5,7 +5,9 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Table
+from sqlalchemy.dialects.postgresql import JSONB
 
+from shared.database.columns import Json
 from shared.database.connection import Connection, type_name
 
 Row = Mapping[str, Any]
@@ -14,17 +16,23 @@ Row = Mapping[str, Any]
 async def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
     """Insert rows, all with the same columns. A column must not be an array itself: `unnest` would open it too."""
     columns = tuple(rows[0])
-    await connection.run(_insert(table, columns), *_arrays(rows, columns))
+    await connection.run(_insert(table, columns), *_arrays(table, rows, columns))
 
 
 async def update_rows(connection: Connection, table: Table, key: str, rows: Sequence[Row]) -> None:
     """Write the columns named in the rows, all the same, where the key is theirs."""
     columns = tuple(rows[0])
-    await connection.run(_update(table, key, columns), *_arrays(rows, columns))
+    await connection.run(_update(table, key, columns), *_arrays(table, rows, columns))
 
 
-def _arrays(rows: Sequence[Row], columns: Iterable[str]) -> list[list[Any]]:
-    return [[row[name] for row in rows] for name in columns]
+def _arrays(table: Table, rows: Sequence[Row], columns: Iterable[str]) -> list[list[Any]]:
+    return [
+        # An array of lists would be taken for one of two dimensions.
+        [Json.dumped(row[name]) for row in rows]
+        if isinstance(table.c[name].type, JSONB)
+        else [row[name] for row in rows]
+        for name in columns
+    ]
 
 
 @lru_cache(maxsize=256)

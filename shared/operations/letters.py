@@ -126,7 +126,7 @@ async def raw(transaction: Transaction, letter_id: int, actor: str) -> RawDeadLe
 
 
 def _row(row: Any) -> Row:
-    values = row._mapping
+    values = row._asdict()
     record = Record(
         values["topic"],
         values["partition"],

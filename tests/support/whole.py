@@ -143,7 +143,7 @@ async def dump(database: Database) -> dict[str, str]:
         found: dict[str, str] = {}
         for table in list((await connection.execute(TABLES)).scalars()):
             rows = await connection.execute(text(f'SELECT * FROM "{table}"'))
-            found[table] = "\n".join(_readable(row._mapping) for row in rows)
+            found[table] = "\n".join(_readable(row._asdict()) for row in rows)
         return found
 
     return await database.read(run)
