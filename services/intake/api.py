@@ -28,27 +28,25 @@ from services.intake.schemas import (
     TimelineEntry,
     WithdrawTicket,
 )
-from services.intake.usecases import change, register
+from services.intake.usecases import change
+from services.intake.usecases.accept import Accept
 from services.intake.usecases.bulk import Import
-from services.intake.usecases.desk import Desk, check_channel, links, may_see, opened
+from services.intake.usecases.desk import Desk, links, may_see, opened
 from services.intake.usecases.erase import erase_customer
-from services.intake.usecases.register import Registration
 from shared.contracts.ticket import TicketSnapshot
 from shared.database.engine import Database, Transaction
-from shared.database.group_commit import GroupCommit
 from shared.errors import Conflict, NotFound
 from shared.http.auth import DoorFirst, Principal, allow
 from shared.http.fields import Moment, RequestModel
-from shared.http.idempotency import IdempotencyKey, answer_once, request_hash
+from shared.http.idempotency import IdempotencyKey, answer_once
 from shared.http.keys import Role
 from shared.http.ndjson import MEDIA_TYPES, StreamedAnswer
 from shared.http.paging import Cursor, Limit, cursor_out, read_cursor
-from shared.http.problems import Problem, Refused, unavailable
+from shared.http.problems import Problem, Refused, busy
 from shared.http.references import TicketReference, ticket_reference
-from shared.messaging.relay import Relay
 from shared.privacy import mask_name, mask_phone
-from shared.telemetry import metrics
 
+ACCEPT_PATH = "/v1/tickets"
 IMPORT_PATH = "/v1/tickets:batch"
 # Each holds what its client has not read yet (shared.http.ndjson).
 IMPORTS_AT_ONCE = 4
@@ -70,20 +68,11 @@ CHANGES: tuple[tuple[str, type[RequestModel], Change, str], ...] = (
 )
 
 
-def routes(
-    desk: Desk,
-    database: Database,
-    registrations: GroupCommit[Registration, bytes],
-    relay: Relay,
-    backlog_limit: int,
-) -> APIRouter:
+def routes(desk: Desk, database: Database, accept: Accept) -> APIRouter:
     router = APIRouter(route_class=DoorFirst, prefix="/v1", tags=["tickets"])
 
-    def overloaded() -> bool:
-        return relay.waiting > backlog_limit
-
     @router.post(
-        "/tickets",
+        ACCEPT_PATH.removeprefix(router.prefix),
         status_code=201,
         summary="Take a complaint in",
         response_model=TicketAccepted,
@@ -97,13 +86,7 @@ def routes(
     ) -> Response:
         """Safe to repeat: with the same `Idempotency-Key`, or the same `channel` and `external_id`, the first answer
         comes again. 201 is sent only after the ticket is stored for good."""
-        check_channel(principal, request.channel)
-        register.check_known(desk, request)
-        if overloaded():
-            return unavailable("too many events wait for the broker; try again later", "backlog_full")
-        registration = Registration(request, principal, idempotency_key, request_hash(await http.body()))
-        answer = await registrations.submit(registration)
-        metrics.tickets_accepted.inc()
+        answer = await accept(principal, request, await http.body(), idempotency_key)
         return Response(answer, status_code=201, media_type="application/json")
 
     importing = asyncio.Semaphore(IMPORTS_AT_ONCE)
@@ -125,11 +108,10 @@ def routes(
         their first answer. A `503` line is the end: send again from the first such line on. Read while you send."""
         if http.headers.get("content-type", "").partition(";")[0].strip().lower() not in MEDIA_TYPES:
             raise Refused(415, "unsupported_media_type", f"one of these is expected: {', '.join(MEDIA_TYPES)}")
-        if overloaded():
-            return unavailable("too many events wait for the broker; try again later", "backlog_full")
+        accept.refuse_when_overloaded()
         if importing.locked():
-            return unavailable(f"{IMPORTS_AT_ONCE} imports are running; try again later", "too_many_imports")
-        work = Import(desk, registrations, principal, idempotency_key, overloaded)
+            raise busy(f"{IMPORTS_AT_ONCE} imports are running; try again later", "too_many_imports")
+        work = Import(desk, accept.registrations, principal, idempotency_key, accept.overloaded)
         return StreamedAnswer(within(importing, work.answers(http.stream())))
 
     @router.get("/tickets", summary="Tickets, newest first", response_model=TicketPage)

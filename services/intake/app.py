@@ -4,11 +4,15 @@ from services.intake import api
 from services.intake.consumers import Intake
 from services.intake.jobs import Jobs
 from services.intake.rebuild import IntakeReadState
+from services.intake.schemas import RegisterTicket
 from services.intake.settings import Settings
 from services.intake.tables import plumbing
+from services.intake.usecases.accept import Accept
 from services.intake.usecases.desk import Desk
 from services.intake.usecases.register import Registration, register_tickets
 from shared.database.group_commit import GroupCommit
+from shared.http import fast_post
+from shared.http.auth import allow
 from shared.policy import load_pack
 from shared.privacy import Vault
 from shared.service import Service
@@ -27,7 +31,9 @@ def build(settings: Settings) -> Service:
     registrations: GroupCommit[Registration, bytes] = GroupCommit(
         service.database, lambda transaction, items: register_tickets(desk, transaction, items)
     )
-    service.routes(api.routes(desk, service.database, registrations, service.relay, settings.outbox_backlog_limit))
+    accept = Accept(desk, registrations, lambda: service.relay.waiting > settings.outbox_backlog_limit)
+    service.routes(api.routes(desk, service.database, accept))
+    fast_post.install(service.app, api.ACCEPT_PATH, allow(*api.FRONT), RegisterTicket, accept)
     service.consume(Intake())
     jobs = Jobs(desk, service.background, service.leases, settings.personal_retention_days)
     service.job(jobs.keep)

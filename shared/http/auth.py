@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from shared.errors import Forbidden
@@ -94,16 +95,17 @@ class allow(SecurityBase):
         entered: Principal | None = request.scope.get(ENTERED)
         return self._admitted(entered) if entered is not None else await self.enter(request)
 
-    async def enter(self, request: Request) -> Principal:
+    async def enter(self, http: HTTPConnection) -> Principal:
         """Raises `NotAuthenticated`, `Forbidden`, or `Refused` (429)."""
-        door: Door = request.app.state.door
-        rates: RateLimits = request.app.state.rates
+        door: Door = http.app.state.door
+        rates: RateLimits = http.app.state.rates
+        given = [value.decode("latin-1") for name, value in http.scope["headers"] if name == b"authorization"]
         try:
-            principal = await door.principal(request.headers.getlist("authorization"))
+            principal = await door.principal(given)
         except NotAuthenticated:
-            rates.failed(request)
+            rates.failed(http)
             raise
-        rates.admit(request, principal.client)
+        rates.admit(http, principal.client)
         return self._admitted(principal)
 
     def _admitted(self, principal: Principal) -> Principal:
@@ -120,8 +122,9 @@ class DoorFirst(APIRoute):
         gates = [inner.call for inner in self.dependant.dependencies if isinstance(inner.call, allow)]
 
         async def guarded(request: Request) -> Response:
-            for gate in gates:
-                request.scope[ENTERED] = await gate.enter(request)
+            if ENTERED not in request.scope:
+                for gate in gates:
+                    request.scope[ENTERED] = await gate.enter(request)
             return await handle(request)
 
         return guarded

@@ -18,13 +18,16 @@ from shared.errors import Invalid
 from shared.failpoints import reach
 from shared.http.auth import Principal
 
+KEY_PATTERN = r"^[\x21-\x7e]+$"
+KEY_LENGTH = 255
+
 IdempotencyKey = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
         min_length=1,
-        max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
+        max_length=KEY_LENGTH,
+        pattern=KEY_PATTERN,
         description="Makes a retry safe: the same key and body get the first answer again",
     ),
 ]

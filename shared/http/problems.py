@@ -173,38 +173,45 @@ def methods_at(app: FastAPI, path: str) -> list[str]:
     )
 
 
+def busy(detail: str, code: str) -> Refused:
+    """As an error what `unavailable` is as an answer."""
+    return Refused(503, code, detail, {"Retry-After": str(RETRY_AFTER_SECONDS)})
+
+
+def rendered(error: Exception) -> Response:
+    """The problem that tells of an error. What nobody expected is logged, and the answer says nothing of it."""
+    if isinstance(error, DomainError):
+        return problem(STATUS[error.kind], error.code, error.detail, fields_of(error))
+    if isinstance(error, HTTPException):
+        code = error.code if isinstance(error, Refused) else HTTP_CODES.get(error.status_code, "http_error")
+        return problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
+    if isinstance(error, Transient):
+        log.warning("answered 503", extra={"error": str(error)})
+        return unavailable("a part of the system is away for now; nothing was changed, try again")
+    if isinstance(error, asyncpg.PostgresError) and error.sqlstate in NOT_STORABLE:
+        return problem(422, "character_not_storable", "a text holds a NUL character, which cannot be stored")
+    log.error("database error" if isinstance(error, asyncpg.PostgresError) else "unexpected error", exc_info=error)
+    return problem(500, "internal_error", "this is our fault; the trace id finds it in the logs")
+
+
+# Whatever else an app raises is Starlette's to answer, by the handler of `Exception`, and to pass on.
+EXPECTED = (DomainError, HTTPException, Transient, asyncpg.PostgresError)
+
+
 def install(app: FastAPI) -> None:
     """Render every error of an app as a problem."""
 
-    @app.exception_handler(DomainError)
-    async def on_domain_error(_: Request, error: DomainError) -> Response:
-        return problem(STATUS[error.kind], error.code, error.detail, fields_of(error))
+    async def on_error(_: Request, error: Exception) -> Response:
+        return rendered(error)
+
+    for kind in (*EXPECTED, Exception):
+        app.add_exception_handler(kind, on_error)
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_: Request, error: RequestValidationError) -> Response:
         return problem(*invalid(error.errors(), error.body))
 
-    @app.exception_handler(HTTPException)
-    async def on_http(request: Request, error: HTTPException) -> Response:
-        code = error.code if isinstance(error, Refused) else HTTP_CODES.get(error.status_code, "http_error")
-        headers = dict(error.headers or {})
-        if error.status_code == 405:
-            headers["Allow"] = ", ".join(methods_at(app, request.url.path))
-        return problem(error.status_code, code, str(error.detail), headers=headers)
-
-    @app.exception_handler(Transient)
-    async def on_transient(_: Request, error: Transient) -> Response:
-        log.warning("answered 503", extra={"error": str(error)})
-        return unavailable("a part of the system is away for now; nothing was changed, try again")
-
-    @app.exception_handler(asyncpg.PostgresError)
-    async def on_database(_: Request, error: asyncpg.PostgresError) -> Response:
-        if error.sqlstate in NOT_STORABLE:
-            return problem(422, "character_not_storable", "a text holds a NUL character, which cannot be stored")
-        log.error("database error", exc_info=error)
-        return problem(500, "internal_error", "this is our fault; the trace id finds it in the logs")
-
-    @app.exception_handler(Exception)
-    async def on_unexpected(_: Request, error: Exception) -> Response:
-        log.error("unexpected error", exc_info=error)
-        return problem(500, "internal_error", "this is our fault; the trace id finds it in the logs")
+    @app.exception_handler(405)
+    async def on_other_method(request: Request, error: HTTPException) -> Response:
+        error.headers = {**(error.headers or {}), "Allow": ", ".join(methods_at(app, request.url.path))}
+        return rendered(error)
