@@ -5,27 +5,30 @@ from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
+import orjson
 from sqlalchemy import and_, func, select, text, update
 
 from services.dispatch.domain.order import IN_HAND, OrderStatus, WorkOrder
 from services.dispatch.tables import callbacks, work_orders
 from shared.contracts.dispatch import Label, Reply
 from shared.contracts.ticket import TicketSnapshot
+from shared.database import arrays
 from shared.database.columns import Json
 from shared.database.connection import Connection
 from shared.database.engine import Database
-from shared.database.rows import RowWriter
 from shared.messaging import outbox
 
 OrderRow: TypeAlias = Any
 
 
 def to_order(row: OrderRow) -> WorkOrder:
+    ticket = TicketSnapshot.model_validate(row.snapshot) if row.snapshot is not None else None
+    reply = Reply.model_validate(row.reply) if row.reply is not None else None
     return WorkOrder(
         ticket_id=row.ticket_id,
         version=row.version,
         ticket_no=row.ticket_no,
-        ticket=TicketSnapshot.model_validate(row.snapshot) if row.snapshot is not None else None,
+        ticket=ticket,
         status=OrderStatus(row.status),
         round=row.round,
         branch=row.branch,
@@ -33,7 +36,8 @@ def to_order(row: OrderRow) -> WorkOrder:
         complaint_city=row.complaint_city,
         instruction=Label.model_validate(row.instruction) if row.instruction is not None else None,
         route_rules=tuple(row.route_rules),
-        reply=Reply.model_validate(row.reply) if row.reply is not None else None,
+        reply=reply,
+        stored=(ticket, reply),
         rung=row.rung,
         reopened=row.reopened,
         attempts=row.attempts,
@@ -46,15 +50,17 @@ def to_order(row: OrderRow) -> WorkOrder:
     )
 
 
+_LOCK_MANY = (
+    select(work_orders)
+    .where(work_orders.c.ticket_id == text("ANY(:ids)"))
+    .order_by(work_orders.c.ticket_id)
+    .with_for_update()
+)
+
+
 async def lock_many(connection: Connection, ticket_ids: Iterable[UUID]) -> dict[UUID, WorkOrder]:
     """In id order."""
-    rows = await connection.execute(
-        select(work_orders)
-        .where(work_orders.c.ticket_id == text("ANY(:ids)"))
-        .order_by(work_orders.c.ticket_id)
-        .with_for_update(),
-        {"ids": list(ticket_ids)},
-    )
+    rows = await connection.execute(_LOCK_MANY, {"ids": list(ticket_ids)})
     return {row.ticket_id: to_order(row) for row in rows}
 
 
@@ -68,12 +74,41 @@ async def lock(connection: Connection, ticket_id: UUID) -> OrderRow:
     return (await connection.execute(query)).one()
 
 
-_ROWS = RowWriter(work_orders, "ticket_id", kept=("ticket_no",))
+_WRITTEN: arrays.Columns = {
+    "ticket_id": "uuid",
+    "status": "text",
+    "round": "smallint",
+    "branch": "text",
+    "unit": "text",
+    "complaint_city": "text",
+    "snapshot": "jsonb",
+    "urgency_rank": "smallint",
+    "rung": "smallint",
+    "route_rules": "jsonb",
+    "instruction": "jsonb",
+    "reply": "jsonb",
+    "reopened": "smallint",
+    "attempts": "smallint",
+    "calls": "smallint",
+    "needs_person": "boolean",
+    "outcome": "text",
+    "version": "int",
+    "branch_version": "int",
+    "dispatched_at": "timestamptz",
+    "closed_at": "timestamptz",
+    "updated_at": "timestamptz",
+}
+_INSERT = arrays.insert("work_orders", {**_WRITTEN, "ticket_no": "text"})
+_UPDATE = arrays.update("work_orders", _WRITTEN, sparse=("snapshot", "reply"))
+_CALL = callbacks.insert()
 
 
 async def save(connection: Connection, changed: Sequence[WorkOrder], now: datetime) -> None:
     """Insert what is new, update the rest, and store the callbacks made."""
-    await _ROWS.write(connection, ((order.is_new, _values(order, now)) for order in changed))
+    if fresh := [(*_values(order, now), order.ticket_no) for order in changed if order.is_new]:
+        await connection.run(_INSERT, *arrays.by_column(fresh))
+    if moved := [_values(order, now) for order in changed if not order.is_new]:
+        await connection.run(_UPDATE, *arrays.by_column(moved))
     calls = [
         {
             "ticket_id": order.ticket_id,
@@ -87,35 +122,36 @@ async def save(connection: Connection, changed: Sequence[WorkOrder], now: dateti
         for call in order.callbacks
     ]
     if calls:
-        await connection.execute(callbacks.insert(), calls)
+        await connection.execute(_CALL, calls)
 
 
-def _values(order: WorkOrder, now: datetime) -> dict[str, Any]:
-    return {
-        "ticket_id": order.ticket_id,
-        "ticket_no": order.ticket_no,
-        "status": order.status,
-        "round": order.round,
-        "branch": order.branch,
-        "unit": order.unit,
-        "complaint_city": order.complaint_city,
-        "snapshot": Json.of(order.ticket) if order.ticket else None,
-        "urgency_rank": order.ticket.urgency.rank if order.ticket else 0,
-        "rung": order.rung,
-        "route_rules": list(order.route_rules),
-        "instruction": order.instruction.model_dump() if order.instruction else None,
-        "reply": Json.of(order.reply) if order.reply else None,
-        "reopened": order.reopened,
-        "attempts": order.attempts,
-        "calls": order.calls,
-        "needs_person": order.needs_person,
-        "outcome": order.outcome,
-        "version": order.version,
-        "branch_version": order.branch_version,
-        "dispatched_at": order.dispatched_at,
-        "closed_at": order.closed_at,
-        "updated_at": now,
-    }
+def _values(order: WorkOrder, now: datetime) -> tuple[Any, ...]:
+    """In the order of `_WRITTEN`."""
+    ticket, reply = order.stored
+    return (
+        order.ticket_id,
+        order.status,
+        order.round,
+        order.branch,
+        order.unit,
+        order.complaint_city,
+        Json.of(order.ticket) if order.ticket is not None and order.ticket is not ticket else None,
+        order.ticket.urgency.rank if order.ticket else 0,
+        order.rung,
+        orjson.dumps(order.route_rules).decode(),
+        Json.of(order.instruction) if order.instruction else None,
+        Json.of(order.reply) if order.reply is not None and order.reply is not reply else None,
+        order.reopened,
+        order.attempts,
+        order.calls,
+        order.needs_person,
+        order.outcome,
+        order.version,
+        order.branch_version,
+        order.dispatched_at,
+        order.closed_at,
+        now,
+    )
 
 
 async def erase_notes(connection: Connection, ticket_ids: Sequence[UUID]) -> None:

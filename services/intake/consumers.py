@@ -8,9 +8,9 @@ from uuid import UUID
 
 from services.intake import repository
 from services.intake.domain import ORDER_STATUS, REVIEW_STATUS, TERMINAL, TicketStatus, overall
-from services.intake.usecases.desk import entry
 from shared.contracts import dispatch, review, sla
 from shared.contracts.ticket import Contract, TicketSnapshot
+from shared.database.arrays import text_array
 from shared.database.columns import Json
 from shared.database.engine import Database, Transaction
 from shared.errors import NotYet
@@ -65,7 +65,7 @@ class Picture:
 @dataclass(slots=True)
 class Pictures:
     tickets: dict[UUID, Picture]
-    entries: list[dict[str, Any]] = field(default_factory=list)
+    entries: list[tuple[Any, ...]] = field(default_factory=list)
     snapshots: dict[UUID, TicketSnapshot] = field(default_factory=dict)
 
 
@@ -76,19 +76,19 @@ class Intake:
 
     async def load(self, transaction: Transaction, events: Sequence[Event]) -> Pictures:
         wanted = {event.subject for event in events if event.type in self.types}
-        rows = await repository.lock_many(transaction.connection, wanted) if wanted else {}
+        rows = await repository.lock_pictures(transaction.connection, wanted) if wanted else []
         return Pictures(
             {
                 ticket_id: Picture(
-                    status=TicketStatus(row.status),
-                    review=TicketStatus(row.review_status) if row.review_status else None,
-                    order=TicketStatus(row.order_status) if row.order_status else None,
-                    branch=row.branch,
-                    outcome=row.outcome,
-                    urgency_rank=row.urgency_rank,
-                    closed_at=row.closed_at,
+                    status=TicketStatus(status),
+                    review=TicketStatus(review_status) if review_status else None,
+                    order=TicketStatus(order_status) if order_status else None,
+                    branch=branch,
+                    outcome=outcome,
+                    urgency_rank=urgency_rank,
+                    closed_at=closed_at,
                 )
-                for ticket_id, row in rows.items()
+                for ticket_id, status, review_status, order_status, branch, outcome, urgency_rank, closed_at in rows
             }
         )
 
@@ -122,53 +122,46 @@ class Intake:
         state.entries.append(_timeline(event))
 
     async def save(self, transaction: Transaction, state: Pictures) -> None:
+        connection = transaction.connection
         changed = [
-            {
-                "id": ticket_id,
-                "new_status": picture.status,
-                "new_review_status": picture.review,
-                "new_order_status": picture.order,
-                "new_branch": picture.branch,
-                "new_outcome": picture.outcome,
-                "new_urgency_rank": picture.urgency_rank,
-                "new_updated_at": picture.updated_at,
-                "new_closed_at": picture.closed_at,
-            }
-            for ticket_id, picture in sorted(state.tickets.items())
+            (
+                ticket_id,
+                picture.status,
+                picture.review,
+                picture.order,
+                picture.branch,
+                picture.outcome,
+                picture.urgency_rank,
+                picture.updated_at,
+                picture.closed_at,
+            )
+            for ticket_id, picture in state.tickets.items()
             if picture.updated_at is not None
         ]
         if changed:
-            await repository.save_pictures(transaction.connection, changed)
+            await repository.save_pictures(connection, changed)
         if state.snapshots:
-            await repository.save_snapshots(
-                transaction.connection,
-                [
-                    {
-                        "id": ticket_id,
-                        "new_snapshot": Json.of(snapshot),
-                        "new_category": snapshot.category,
-                    }
-                    for ticket_id, snapshot in sorted(state.snapshots.items())
-                ],
-            )
+            snapshots = [(ticket_id, Json.of(each), each.category) for ticket_id, each in state.snapshots.items()]
+            await repository.save_snapshots(connection, snapshots)
         if state.entries:
-            await repository.add_timeline(transaction.connection, state.entries)
+            await repository.add_entries(connection, state.entries)
 
     async def on_new_log(self, database: Database, alive: Callable[[], None]) -> None:
         """Nobody outside reads intake's topic; the other services ask for a replay themselves."""
 
 
-def _timeline(event: Event) -> dict[str, Any]:
+def _timeline(event: Event) -> tuple[Any, ...]:
+    """The event's row, in the order of `repository.add_entries`."""
     data = event.data
     basis = getattr(data, "basis", None)
-    details = data.model_dump(mode="json", exclude=_NOT_IN_TIMELINE, exclude_none=True, exclude_defaults=True)
-    return entry(
+    rules = dict.fromkeys(rule for rule in basis.rules if rule) if basis is not None else ()
+    return (
         event.subject,
         event.envelope.event_id,
         event.time,
+        event.publisher,
         event.type,
         getattr(data, "actor", None) or f"rules:{event.publisher}",
-        basis.rules if basis is not None else (),
-        details,
-        service=event.publisher,
+        text_array(rules),
+        data.model_dump_json(exclude=_NOT_IN_TIMELINE, exclude_none=True, exclude_defaults=True),
     )

@@ -5,10 +5,12 @@ from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
+import asyncpg
 from sqlalchemy import and_, bindparam, func, select, text, tuple_, update
 
 from services.intake.domain import TERMINAL
 from services.intake.tables import SEALED_WITH, ticket_timeline, tickets
+from shared.database import arrays
 from shared.database.connection import Connection
 from shared.messaging import inbox
 
@@ -110,59 +112,64 @@ async def lock(connection: Connection, ticket_id: UUID) -> TicketRow:
     return (await connection.execute(select(tickets).where(tickets.c.ticket_id == ticket_id).with_for_update())).one()
 
 
-async def lock_many(connection: Connection, ticket_ids: Iterable[UUID]) -> dict[UUID, TicketRow]:
-    """In id order, so that two writers never wait for each other in a circle."""
-    rows = await connection.execute(
-        select(
-            tickets.c.ticket_id,
-            tickets.c.status,
-            tickets.c.review_status,
-            tickets.c.order_status,
-            tickets.c.branch,
-            tickets.c.outcome,
-            tickets.c.category,
-            tickets.c.urgency_rank,
-            tickets.c.closed_at,
-        )
-        .where(tickets.c.ticket_id == text("ANY(:ids)"))
-        .order_by(tickets.c.ticket_id)
-        .with_for_update(),
-        {"ids": list(ticket_ids)},
-    )
-    return {row.ticket_id: row for row in rows}
+_PICTURES = """
+SELECT ticket_id, status, review_status, order_status, branch, outcome, urgency_rank, closed_at
+FROM tickets WHERE ticket_id = ANY($1::uuid[]) ORDER BY ticket_id FOR UPDATE
+"""
+
+
+async def lock_pictures(connection: Connection, ticket_ids: Iterable[UUID]) -> list[asyncpg.Record]:
+    """What events change of these tickets, in id order, so that two writers never wait for each other in a circle."""
+    return await connection.fetch(_PICTURES, list(ticket_ids))
 
 
 async def save(connection: Connection, ticket_id: UUID, **values: Any) -> None:
     await connection.execute(update(tickets).where(tickets.c.ticket_id == ticket_id).values(**values))
 
 
-_SAVE_PICTURE = (
-    update(tickets)
-    .where(tickets.c.ticket_id == bindparam("id"))
-    .values(
-        status=bindparam("new_status"),
-        review_status=bindparam("new_review_status"),
-        order_status=bindparam("new_order_status"),
-        branch=bindparam("new_branch"),
-        outcome=bindparam("new_outcome"),
-        urgency_rank=bindparam("new_urgency_rank"),
-        updated_at=bindparam("new_updated_at"),
-        closed_at=bindparam("new_closed_at"),
-    )
+_SAVE_PICTURES = arrays.update(
+    "tickets",
+    {
+        "ticket_id": "uuid",
+        "status": "text",
+        "review_status": "text",
+        "order_status": "text",
+        "branch": "text",
+        "outcome": "text",
+        "urgency_rank": "smallint",
+        "updated_at": "timestamptz",
+        "closed_at": "timestamptz",
+    },
+)
+_SAVE_SNAPSHOTS = arrays.update("tickets", {"ticket_id": "uuid", "snapshot": "jsonb", "category": "text"})
+_ADD_ENTRIES = arrays.insert(
+    "ticket_timeline",
+    {
+        "ticket_id": "uuid",
+        "event_id": "uuid",
+        "at": "timestamptz",
+        "service": "text",
+        "type": "text",
+        "actor": "text",
+        "rules": "text[]",
+        "details": "jsonb",
+    },
 )
 
 
-async def save_pictures(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    await connection.execute(_SAVE_PICTURE, [dict(row) for row in rows])
+async def save_pictures(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Rows in the order of `_SAVE_PICTURES`."""
+    await connection.run(_SAVE_PICTURES, *arrays.by_column(rows))
 
 
-async def save_snapshots(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    await connection.execute(
-        update(tickets)
-        .where(tickets.c.ticket_id == bindparam("id"))
-        .values(snapshot=bindparam("new_snapshot"), category=bindparam("new_category")),
-        [dict(row) for row in rows],
-    )
+async def save_snapshots(connection: Connection, rows: Sequence[tuple[UUID, str, str]]) -> None:
+    """(ticket, snapshot as JSON, category)."""
+    await connection.run(_SAVE_SNAPSHOTS, *arrays.by_column(rows))
+
+
+async def add_entries(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Rows of the timeline, in the order of `_ADD_ENTRIES`."""
+    await connection.run(_ADD_ENTRIES, *arrays.by_column(rows))
 
 
 async def page(connection: Connection, filters: Mapping[str, Any], before: UUID | None, limit: int) -> list[TicketRow]:

@@ -54,9 +54,13 @@ class OpinionRequest:
 
 @dataclass(slots=True)
 class Review(Subject):
-    """One ticket's review. `round` counts its passes through review from 1; `priority` rises with escalations."""
+    """One ticket's review. `round` counts its passes through review from 1; `priority` rises with escalations.
+
+    `stored` is the ticket as it lies in the database: it is written again only when it is another one.
+    """
 
     ticket: TicketSnapshot = None  # type: ignore[assignment]
+    stored: TicketSnapshot | None = None
     status: ReviewStatus = ReviewStatus.waiting
     round: int = 1
     priority: int = 0

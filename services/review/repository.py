@@ -5,24 +5,27 @@ from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
+import orjson
 from sqlalchemy import func, select, text, update
 
 from services.review.domain import OPINION, ApprovalStatus, Review, ReviewStatus
 from services.review.tables import approvals, reviews
 from shared.contracts.review import Finding
 from shared.contracts.ticket import TicketSnapshot
+from shared.database import arrays
 from shared.database.columns import Json
 from shared.database.connection import Connection
-from shared.database.rows import RowWriter
 
 ReviewRow: TypeAlias = Any
 
 
 def to_review(row: ReviewRow) -> Review:
+    ticket = TicketSnapshot.model_validate(row.snapshot)
     return Review(
         ticket_id=row.ticket_id,
         version=row.version,
-        ticket=TicketSnapshot.model_validate(row.snapshot),
+        ticket=ticket,
+        stored=ticket,
         status=ReviewStatus(row.status),
         round=row.round,
         priority=row.priority,
@@ -33,12 +36,14 @@ def to_review(row: ReviewRow) -> Review:
     )
 
 
+_LOCK_MANY = (
+    select(reviews).where(reviews.c.ticket_id == text("ANY(:ids)")).order_by(reviews.c.ticket_id).with_for_update()
+)
+
+
 async def lock_many(connection: Connection, ticket_ids: Iterable[UUID]) -> dict[UUID, Review]:
     """In id order."""
-    rows = await connection.execute(
-        select(reviews).where(reviews.c.ticket_id == text("ANY(:ids)")).order_by(reviews.c.ticket_id).with_for_update(),
-        {"ids": list(ticket_ids)},
-    )
+    rows = await connection.execute(_LOCK_MANY, {"ids": list(ticket_ids)})
     return {row.ticket_id: to_review(row) for row in rows}
 
 
@@ -51,12 +56,30 @@ async def lock(connection: Connection, ticket_id: UUID) -> ReviewRow:
     return (await connection.execute(select(reviews).where(reviews.c.ticket_id == ticket_id).with_for_update())).one()
 
 
-_ROWS = RowWriter(reviews, "ticket_id", kept=("ticket_no", "claimed_until"))
+_WRITTEN: arrays.Columns = {
+    "ticket_id": "uuid",
+    "status": "text",
+    "round": "smallint",
+    "snapshot": "jsonb",
+    "urgency_rank": "smallint",
+    "priority": "smallint",
+    "findings": "jsonb",
+    "proposed_reason": "text",
+    "claimed_by": "text",
+    "version": "int",
+    "opened_at": "timestamptz",
+    "updated_at": "timestamptz",
+}
+_INSERT = arrays.insert("reviews", {**_WRITTEN, "ticket_no": "text"})
+_UPDATE = arrays.update("reviews", _WRITTEN, sparse=("snapshot",))
 
 
 async def save(connection: Connection, changed: Sequence[Review], now: datetime) -> None:
     """Insert what is new, update the rest, and store the opinions asked for."""
-    await _ROWS.write(connection, ((review.is_new, _values(review, now)) for review in changed))
+    if fresh := [(*_values(review, now), review.ticket_no) for review in changed if review.is_new]:
+        await connection.run(_INSERT, *arrays.by_column(fresh))
+    if moved := [_values(review, now) for review in changed if not review.is_new]:
+        await connection.run(_UPDATE, *arrays.by_column(moved))
     asked = [
         {
             "approval_id": opinion.approval_id,
@@ -71,25 +94,32 @@ async def save(connection: Connection, changed: Sequence[Review], now: datetime)
         for opinion in review.opinions
     ]
     if asked:
-        await connection.execute(approvals.insert(), asked)
+        await connection.execute(_ASK, asked)
 
 
-def _values(review: Review, now: datetime) -> dict[str, Any]:
-    return {
-        "ticket_id": review.ticket_id,
-        "ticket_no": review.ticket_no,
-        "status": review.status,
-        "round": review.round,
-        "snapshot": Json.of(review.ticket),
-        "urgency_rank": review.ticket.urgency.rank,
-        "priority": review.priority,
-        "findings": [finding.model_dump(exclude_none=True) for finding in review.findings],
-        "proposed_reason": review.proposed_reason,
-        "claimed_by": review.claimed_by,
-        "version": review.version,
-        "opened_at": review.opened_at,
-        "updated_at": now,
-    }
+_ASK = approvals.insert()
+
+
+def _values(review: Review, now: datetime) -> tuple[Any, ...]:
+    """In the order of `_WRITTEN`."""
+    return (
+        review.ticket_id,
+        review.status,
+        review.round,
+        Json.of(review.ticket) if review.ticket is not review.stored else None,
+        review.ticket.urgency.rank,
+        review.priority,
+        _findings(review),
+        review.proposed_reason,
+        review.claimed_by,
+        review.version,
+        review.opened_at,
+        now,
+    )
+
+
+def _findings(review: Review) -> str:
+    return orjson.dumps([finding.model_dump(exclude_none=True) for finding in review.findings]).decode()
 
 
 async def erase_opinions(connection: Connection, ticket_ids: Sequence[UUID]) -> None:

@@ -11,19 +11,20 @@ def assess(pack: Pack, ticket: TicketSnapshot, add: Iterable[ClassMark] = ()) ->
     """The ticket with kind, classes and urgency set. Classes it already has stay; a second call changes nothing."""
     facts = facts_of(pack, ticket)
     update: dict[str, object] = {}
-    kind_rule = next((rule for rule in pack.kind_rules if rule.when(facts)), None)
+    kind_rule = pack.kind_table.first(facts)
     if kind_rule is not None and kind_rule.kind != ticket.kind:
         update["kind"] = kind_rule.kind
         facts = facts_of(pack, ticket, kind=kind_rule.kind)
     marks = {mark.code: mark for mark in ticket.classes}
     for mark in add:
         marks.setdefault(mark.code, mark)
-    for rule in pack.class_rules:
-        if rule.add not in marks and rule.when(facts):
+    for rule in pack.class_table.holding(facts):
+        if rule.add not in marks:
             marks[rule.add] = ClassMark(code=rule.add, rule=rule.id)
     classes = tuple(marks.values())
-    judged = facts_of(pack, ticket, kind=update.get("kind", ticket.kind), classes=tuple(marks))
-    urgency_rule = next(rule for rule in pack.urgency_rules if rule.when(judged))
+    found = tuple(marks)
+    judged = facts if found == facts["classes"] else facts_of(pack, ticket, kind=facts["kind"], classes=found)
+    urgency_rule = next(pack.urgency_table.holding(judged))
     level = pack.level_by_code[urgency_rule.level]
     urgency = Urgency(code=level.code, rank=level.rank, rule=urgency_rule.id)
     return ticket.model_copy(update={**update, "classes": classes, "urgency": urgency})

@@ -14,7 +14,7 @@ from shared.policy.vocabulary import basis_of
 def check(pack: Pack, ticket: TicketSnapshot, *, round: int) -> Verdict:
     """Approve, return or hold. The first check that returns or holds decides; every check that holds is a finding."""
     facts = facts_of(pack, ticket, round=round)
-    applied = [rule for rule in pack.checks if rule.when(facts)]
+    applied = list(pack.check_table.holding(facts))
     deciding = next((rule for rule in applied if rule.outcome != "note"), None)
     basis = basis_of(pack, *(rule_id for rule in applied for rule_id in rule.rule_ids))
     if deciding is None:

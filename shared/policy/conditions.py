@@ -99,12 +99,13 @@ def _is_missing(value: object) -> bool:
 class When:
     """A compiled condition. `uses` lists (fact, value or None, path) so that the pack can check the codes."""
 
-    __slots__ = ("raw", "test", "uses")
+    __slots__ = ("parts", "raw", "test", "uses")
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
         self.raw = raw
         self.uses: list[tuple[str, object, tuple[str | int, ...]]] = []
-        self.test: Test = self._condition(raw, ())
+        self.parts = self._parts(raw, ())
+        self.test: Test = _all_of(tuple(test for _, test in self.parts))
 
     def __call__(self, facts: Facts) -> bool:
         return self.test(facts)
@@ -122,24 +123,42 @@ class When:
             serialization=core_schema.plain_serializer_function_ser_schema(lambda when: when.raw),
         )
 
+    def remaining(self, known: frozenset[str], facts: Facts) -> Test | None:
+        """What is still to be tested of other tickets with the same values of the `known` facts; None where the
+        condition holds for none of them."""
+        open_parts: list[Test] = []
+        for names, test in self.parts:
+            if not names <= known:
+                open_parts.append(test)
+            elif not test(facts):
+                return None
+        return _all_of(tuple(open_parts))
+
     def _condition(self, raw: object, path: tuple[str | int, ...]) -> Test:
+        return _all_of(tuple(test for _, test in self._parts(raw, path)))
+
+    def _parts(self, raw: object, path: tuple[str | int, ...]) -> tuple[tuple[frozenset[str], Test], ...]:
+        """The tests that must all hold, each with the facts it asks for."""
         if not isinstance(raw, Mapping):
             raise _error("a condition must be a mapping of facts to matchers", *path)
-        tests: list[Test] = []
+        parts: list[tuple[frozenset[str], Test]] = []
         for key, value in raw.items():
-            here = (*path, key)
-            if key == "not":
-                tests.append(_negated(self._condition(value, here)))
-            elif key in COMBINATORS:
-                if not isinstance(value, list) or not value:
-                    raise _error(f"{key} takes a list of conditions", *here)
-                parts = tuple(self._condition(part, (*here, index)) for index, part in enumerate(value))
-                tests.append(_any_of(parts) if key == "any" else _all_of(parts))
-            else:
-                if key not in FACTS and not key.startswith(ELEMENT):
-                    raise _error(f"unknown fact {key!r}", *here)
-                tests.append(_on(key, self._matcher(key, value, here)))
-        return tests[0] if len(tests) == 1 else _all_of(tuple(tests))
+            used = len(self.uses)
+            test = self._part(key, value, (*path, key))
+            parts.append((frozenset(fact for fact, _, _ in self.uses[used:]), test))
+        return tuple(parts)
+
+    def _part(self, key: str, value: object, here: tuple[str | int, ...]) -> Test:
+        if key == "not":
+            return _negated(self._condition(value, here))
+        if key in COMBINATORS:
+            if not isinstance(value, list) or not value:
+                raise _error(f"{key} takes a list of conditions", *here)
+            inner = tuple(self._condition(part, (*here, index)) for index, part in enumerate(value))
+            return _any_of(inner) if key == "any" else _all_of(inner)
+        if key not in FACTS and not key.startswith(ELEMENT):
+            raise _error(f"unknown fact {key!r}", *here)
+        return _on(key, self._matcher(key, value, here))
 
     def _matcher(self, fact: str, raw: object, path: tuple[str | int, ...]) -> Matcher:
         if isinstance(raw, Mapping):
@@ -225,6 +244,8 @@ def _negated(test: Test) -> Test:
 
 def _all_of(tests: tuple[Test, ...]) -> Test:
     """A plain loop: `all()` over a generator costs twice as much, and this runs for every rule of every ticket."""
+    if len(tests) == 1:
+        return tests[0]
 
     def holds(facts: Facts) -> bool:
         for test in tests:

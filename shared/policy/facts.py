@@ -24,7 +24,9 @@ class TicketFacts(dict[str, object]):
     __slots__ = ("event", "pack", "ticket")
 
     def __init__(self, pack: Pack, ticket: TicketSnapshot, context: Mapping[str, object]) -> None:
-        super().__init__(context)
+        # What every table asks first (`tables.py`) is there from the start: a fact worked out costs 0.4 µs.
+        super().__init__(channel=ticket.channel, kind=ticket.kind, category=ticket.category, tier=ticket.customer.tier)
+        self.update(context)
         self.pack = pack
         self.ticket = ticket
         self.event: Mapping[str, object] = {}

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from shared.policy.categories import Category, CategoryNode, flatten
 from shared.policy.cities import CityNames
-from shared.policy.clock_model import ClockSpec, Ladder, Limits, Triggers
+from shared.policy.clock_model import ClockSpec, Ladder, LimitRule, Limits, Triggers
 from shared.policy.elements import ElementSpec
 from shared.policy.parts import Code, Label, Part
 from shared.policy.references import check_references
@@ -28,11 +28,14 @@ from shared.policy.rules import (
     Detection,
     KindRule,
     ReturnReason,
+    RouteRule,
     Routing,
     SerialCheck,
+    TypeRule,
     UrgencyLevel,
     UrgencyRule,
 )
+from shared.policy.tables import RuleTable
 
 
 class Branch(Part):
@@ -149,6 +152,34 @@ class Pack(Part):
     @cached_property
     def triggers(self) -> Triggers:
         return Triggers(self.clocks)
+
+    @cached_property
+    def kind_table(self) -> RuleTable[KindRule]:
+        return RuleTable(self.kind_rules)
+
+    @cached_property
+    def class_table(self) -> RuleTable[ClassRule]:
+        return RuleTable(self.class_rules)
+
+    @cached_property
+    def urgency_table(self) -> RuleTable[UrgencyRule]:
+        return RuleTable(self.urgency_rules)
+
+    @cached_property
+    def check_table(self) -> RuleTable[Check]:
+        return RuleTable(self.checks)
+
+    @cached_property
+    def route_table(self) -> RuleTable[RouteRule]:
+        return RuleTable(self.routing.rules)
+
+    @cached_property
+    def type_table(self) -> RuleTable[TypeRule]:
+        return RuleTable(self.routing.types)
+
+    @cached_property
+    def resolution_table(self) -> RuleTable[LimitRule]:
+        return RuleTable(self.limits.resolution)
 
     @cached_property
     def branch_by_id(self) -> dict[str, Branch]:

@@ -30,8 +30,8 @@ def route(
         network=network,
         previous_branch=previous_branch or returned_by,
     )
-    for rule in pack.routing.rules:
-        if rule.when(facts) and (found := _apply(pack, rule, facts)) is not None:
+    for rule in pack.route_table.holding(facts):
+        if (found := _apply(pack, rule, facts)) is not None:
             return found
     return _outside(pack, None, facts)
 
@@ -83,11 +83,10 @@ def _category(pack: Pack, rule: RouteRule | None, facts: TicketFacts) -> tuple[s
     """The corrected type, and the type rule that says so; None when the type stays."""
     if rule is not None and rule.category is not None:
         return (rule.category if rule.category != facts.ticket.category else None), ()
-    for type_rule in pack.routing.types:
-        if type_rule.when(facts):
-            changed = type_rule.category if type_rule.category != facts.ticket.category else None
-            return changed, type_rule.rule_ids
-    return None, ()
+    type_rule = pack.type_table.first(facts)
+    if type_rule is None:
+        return None, ()
+    return (type_rule.category if type_rule.category != facts.ticket.category else None), type_rule.rule_ids
 
 
 def _target(facts: TicketFacts, target: str) -> str | None:

@@ -1,6 +1,7 @@
 """What the pack knows and what it does not: the checks behind a 422, and look-ups of coded things."""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from shared.contracts.ticket import Basis, ClassMark, Element
 from shared.policy.cities import resolve_city
@@ -73,4 +74,10 @@ def class_mark(pack: Pack, code: str) -> ClassMark:
 
 def basis_of(pack: Pack, *rules: str) -> Basis:
     """The basis of a decision by these rules, each named once."""
-    return Basis(pack=pack.id, version=pack.version, rules=tuple(dict.fromkeys(rules)))
+    return _basis(pack.id, pack.version, rules)
+
+
+@lru_cache(maxsize=1024)
+def _basis(pack: str, version: str, rules: tuple[str, ...]) -> Basis:
+    """Immutable, and few of them come again and again."""
+    return Basis(pack=pack, version=version, rules=tuple(dict.fromkeys(rules)))

@@ -54,6 +54,7 @@ class WorkOrder(Subject):
     """The order of one ticket.
 
     `branch_version` counts its records on branches' topics, `attempts` the callbacks since the last reply, `calls` all.
+    `stored` are ticket and reply as they lie in the database: each is written again only when it is another one.
     """
 
     ticket_no: str = ""
@@ -66,6 +67,7 @@ class WorkOrder(Subject):
     instruction: Label | None = None
     route_rules: tuple[str, ...] = ()
     reply: Reply | None = None
+    stored: tuple[TicketSnapshot | None, Reply | None] = (None, None)
     rung: int = 0
     reopened: int = 0
     attempts: int = 0
