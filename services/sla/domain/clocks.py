@@ -195,7 +195,7 @@ def recompute_provisional(book: Rulebook, facts: Facts, now: datetime) -> None:
             move_due(run, due, now, "calendar")
         elif not due.provisional:
             run.provisional = False
-            run.changed = True
+            run.changed = run.redated = True
 
 
 def move_due(run: ClockRun, due: Due, at: datetime, because: str) -> None:
@@ -219,7 +219,7 @@ def move_due(run: ClockRun, due: Due, at: datetime, because: str) -> None:
         run.ladder_from = max(run.ladder_from, at)
     run.provisional = due.provisional
     run.counted_seconds, run.excluded_seconds = due.counted.total_seconds(), due.excluded.total_seconds()
-    run.changed = True
+    run.changed = run.redated = True
 
 
 def acknowledge(run: ClockRun, actor: str, now: datetime) -> None:
