@@ -103,6 +103,16 @@ class Limits(Part):
     resolution: tuple[LimitRule, ...]
     fallback: LimitRule
 
+    @cached_property
+    def resolved_by(self) -> tuple[str, ...]:
+        """All facts that the limits by class look at."""
+        return tuple(sorted({fact for rule in self.resolution for fact, _, _ in rule.when.uses}))
+
+    @cached_property
+    def resolved(self) -> dict[tuple[object, ...], LimitRule]:
+        """The limit by class that was found for these facts."""
+        return {}
+
     @model_validator(mode="after")
     def _comparable(self) -> "Limits":
         if any(rule.limit.elapsed_hours is None for rule in (*self.resolution, self.fallback)):

@@ -12,7 +12,7 @@ from shared.contracts.dispatch import TicketClosed
 from shared.contracts.intake import TicketAnswered
 from shared.contracts.sla import ClockBreached
 from shared.ids import new_id
-from shared.policy import ClockSpec, Due, clock_changes, clock_due, clock_start, on_time
+from shared.policy import ClockSpec, Due, clock_changes, clock_due, clock_start, on_time, resolution_rule
 
 RESOLUTION = "resolution"
 WAITING_START = "start:"
@@ -173,8 +173,10 @@ def recompute_by_class(book: Rulebook, facts: Facts, at: datetime) -> None:
         spec = book.pack.clock_by_kind.get(run.kind)
         if spec is None or not spec.limit.by_class or not run.running:
             continue
+        if resolution_rule(book.pack, facts.ticket).id == run.rule:
+            continue
         due = clock_due(book.pack, spec, facts.ticket, run.started_at, book.calendar)
-        if due.rule != run.rule and (due.due_at <= run.due_at or replaces(book, due.rule, run.rule)):
+        if due.due_at <= run.due_at or replaces(book, due.rule, run.rule):
             move_due(run, due, at, "classes")
 
 

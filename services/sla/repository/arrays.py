@@ -1,24 +1,25 @@
-"""Statements that write many rows at once, each column as one array. Written row by row (`executemany`) the same rows
-cost the client three times as much and PostgreSQL half as much again."""
+"""Writing many rows at once: new ones by COPY, changes by one UPDATE with an array a column. Written row by row
+(`executemany`) the same rows cost the client and PostgreSQL about three times as much."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from shared.database.connection import Connection
 
 Columns = Mapping[str, str]
 """Each column with its PostgreSQL type; the values of a `jsonb` column are handed over as text."""
 
 
-def insert(table: str, columns: Columns) -> str:
-    """Takes the arrays in the order of the columns."""
-    values = ", ".join(_value(name, kind) for name, kind in columns.items())
-    return f"INSERT INTO {table} ({', '.join(columns)}) SELECT {values} FROM {_given(columns)}"
+async def copy(connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Add new rows; a `jsonb` column takes `Json` or objects. Costs PostgreSQL a quarter less than an INSERT."""
+    await connection.driver.copy_records_to_table(table, columns=columns, records=rows)
 
 
 def update(table: str, columns: Columns) -> str:
-    """As `insert`; the first column is the key."""
+    """Takes the arrays in the order of the columns; the first is the key."""
     key, *others = columns
     changes = ", ".join(f"{name} = {_value(name, columns[name])}" for name in others)
-    return f"UPDATE {table} AS old SET {changes} FROM {_given(columns)} WHERE old.{key} = new.{key}"
+    return f"UPDATE {table} AS old SET {changes} FROM {_given(columns)} WHERE old.{key} = new.{key}"  # noqa: S608
 
 
 def by_column(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:

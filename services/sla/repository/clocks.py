@@ -12,23 +12,27 @@ from sqlalchemy import Row, select, text
 from services.sla.domain.records import ClockRun, ClockState
 from services.sla.repository import arrays
 from services.sla.tables import clocks
+from shared.database.columns import Json
 from shared.database.connection import Connection
 
 ClockRow = Row[Any]
 
 # In the order of the fields of `ClockRun`.
-_OPEN = (
-    "SELECT clock_id, ticket_id, kind, cycle, rule, started_at, opened_at, ladder_from, due_at, warn_at, state, boundary,"
-    " soft, on_breach, ladder, provisional, counted_seconds, excluded_seconds, explanation, warned_at, breached_at,"
-    " stopped_at, rung, rung_at, acknowledged_by, acknowledged_at"
-    " FROM clocks WHERE ticket_id = ANY($1::uuid[]) AND stopped_at IS NULL"
-)
+_OPEN = """
+SELECT clock_id, ticket_id, kind, cycle, rule, started_at, opened_at, ladder_from, due_at, warn_at, state, boundary,
+    soft, on_breach, ladder, provisional, counted_seconds, excluded_seconds, explanation, warned_at, breached_at,
+    stopped_at, rung, rung_at, acknowledged_by, acknowledged_at
+FROM clocks WHERE ticket_id = ANY($1::uuid[]) AND stopped_at IS NULL
+"""
 _ORDER = " ORDER BY ticket_id, clock_id"
 _OPEN_OF = _OPEN + _ORDER
 _OPEN_OF_KINDS = f"{_OPEN} AND kind = ANY($2::text[]){_ORDER}"
 _OPEN_UNTIL = f"{_OPEN} AND next_at <= $2{_ORDER}"
 
-_DUE = "SELECT ticket_id, next_at FROM clocks WHERE next_at <= $1 AND ticket_id <> ALL($2::uuid[]) ORDER BY next_at LIMIT $3"
+_DUE = (
+    "SELECT ticket_id, next_at FROM clocks WHERE next_at <= $1 AND ticket_id <> ALL($2::uuid[])"
+    " ORDER BY next_at LIMIT $3"
+)
 _NEXT = "SELECT next_at FROM clocks WHERE next_at IS NOT NULL ORDER BY next_at LIMIT 1"
 
 _MOVES: arrays.Columns = {
@@ -56,19 +60,7 @@ _DEADLINE: arrays.Columns = {
     "excluded_seconds": "float8",
     "explanation": "jsonb",
 }
-_NEW: arrays.Columns = {
-    **_DEADLINE,
-    "ticket_id": "uuid",
-    "kind": "text",
-    "cycle": "int",
-    "started_at": "timestamptz",
-    "opened_at": "timestamptz",
-    "boundary": "text",
-    "soft": "boolean",
-    "on_breach": "text",
-    "ladder": "text",
-}
-_INSERT = arrays.insert("clocks", _NEW)
+_FIXED = ("ticket_id", "kind", "cycle", "started_at", "opened_at", "boundary", "soft", "on_breach", "ladder")
 _UPDATE_MOVES = arrays.update("clocks", _MOVES)
 _UPDATE_DEADLINE = arrays.update("clocks", _DEADLINE)
 
@@ -147,14 +139,14 @@ async def due_soon(
 
 _moves = attrgetter(*_MOVES)
 _deadline = attrgetter(*[name for name in _DEADLINE if name != "explanation"])
-_fixed = attrgetter(*[name for name in _NEW if name not in _DEADLINE])
+_fixed = attrgetter(*_FIXED)
 
 
 async def save(connection: Connection, runs: Sequence[ClockRun]) -> None:
     """Insert what is new, update what changed."""
     fresh = [(*_deadline(run), _explanation(run), *_fixed(run)) for run in runs if run.is_new]
     if fresh:
-        await connection.run(_INSERT, *arrays.by_column(fresh))
+        await arrays.copy(connection, "clocks", (*_DEADLINE, *_FIXED), fresh)
     old = [run for run in runs if run.changed and not run.is_new]
     if moved := [_moves(run) for run in old if not run.redated]:
         await connection.run(_UPDATE_MOVES, *arrays.by_column(moved))
@@ -162,5 +154,5 @@ async def save(connection: Connection, runs: Sequence[ClockRun]) -> None:
         await connection.run(_UPDATE_DEADLINE, *arrays.by_column(redated))
 
 
-def _explanation(run: ClockRun) -> str:
-    return orjson.dumps(run.explanation).decode()
+def _explanation(run: ClockRun) -> Json:
+    return Json(orjson.dumps(run.explanation).decode())

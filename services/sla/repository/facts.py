@@ -13,14 +13,17 @@ from services.sla.repository import arrays
 from services.sla.tables import complaint_facts
 from shared.contracts.sla import Problem
 from shared.contracts.ticket import ClassMark
+from shared.database.columns import Json
 from shared.database.connection import Connection
 
 FactsRow = Row[Any]
 
-LOOK = (
-    "SELECT ticket_id, version, ticket_no, customer_key, snapshot::text, problem_key, problem_parts, vip, counts, branch,"
-    " archived_at, ended, incident_id, seen, cycles, added FROM complaint_facts WHERE ticket_id = ANY($1::uuid[])"
-)
+# In the order that `_to_facts` takes.
+LOOK = """
+SELECT ticket_id, version, ticket_no, customer_key, snapshot::text, problem_key, problem_parts, vip, counts, branch,
+    archived_at, ended, incident_id, seen, cycles, added
+FROM complaint_facts WHERE ticket_id = ANY($1::uuid[])
+"""
 # In id order, so that two writers never wait for each other in a circle.
 LOCK = f"{LOOK} ORDER BY ticket_id FOR UPDATE"
 LOCK_FREE = f"{LOCK} SKIP LOCKED"
@@ -59,7 +62,7 @@ _ALL: arrays.Columns = {
     "counts": "boolean",
     "accepted_at": "timestamptz",
 }
-_INSERT = arrays.insert("complaint_facts", {**_ALL, "ticket_no": "text"})
+_NEW = (*_ALL, "ticket_no")
 _UPDATE_ALL = arrays.update("complaint_facts", _ALL)
 _UPDATE_HOT = arrays.update("complaint_facts", _HOT)
 _UPDATE_VERSION = arrays.update("complaint_facts", {"ticket_id": "uuid", "version": "int"})
@@ -133,7 +136,7 @@ async def save(connection: Connection, touched: Sequence[Facts]) -> None:
     """Insert what is new, update what changed; where only events were counted, the version alone."""
     fresh = [(*_hot(facts), *_restated(facts), facts.ticket_no) for facts in touched if facts.is_new]
     if fresh:
-        await connection.run(_INSERT, *arrays.by_column(fresh))
+        await arrays.copy(connection, "complaint_facts", _NEW, fresh)
     old = [facts for facts in touched if not facts.is_new]
     restated = [(*_hot(facts), *_restated(facts)) for facts in old if facts.changed and facts.restated]
     if restated:
@@ -155,7 +158,7 @@ def _hot(facts: Facts) -> tuple[Any, ...]:
         facts.archived_at,
         facts.ended,
         facts.incident_id,
-        _json({name: at.isoformat() for name, at in facts.seen.items()}),
+        _json(facts.seen),
         _json(facts.cycles),
         _json([mark.model_dump() for mark in facts.added]),
     )
@@ -166,7 +169,7 @@ def _restated(facts: Facts) -> tuple[Any, ...]:
     ticket = facts.ticket
     problem = facts.problem
     return (
-        ticket.model_dump_json(exclude_none=True),
+        Json.of(ticket),
         ticket.customer.key,
         problem.key if problem is not None else None,
         _json(problem.parts if problem is not None else {}),
@@ -176,5 +179,5 @@ def _restated(facts: Facts) -> tuple[Any, ...]:
     )
 
 
-def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
+def _json(value: Any) -> Json:
+    return Json(orjson.dumps(value).decode())

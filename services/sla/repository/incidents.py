@@ -6,13 +6,13 @@ from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
-import orjson
 from sqlalchemy import Row, select, text
 
 from services.sla.domain.records import Escalation, EscalationStatus, Incident, IncidentStatus
 from services.sla.repository import arrays
 from services.sla.repository.near import to_incident
 from services.sla.tables import complaint_facts, escalations, incidents
+from shared.database.columns import Json
 from shared.database.connection import Connection
 
 IncidentRow = Row[Any]
@@ -29,23 +29,18 @@ _MOVES: arrays.Columns = {
 }
 _moves = attrgetter(*_MOVES)
 _UPDATE = arrays.update("incidents", _MOVES)
-_INSERT = arrays.insert(
-    "incidents", {**_MOVES, "problem_key": "text", "problem_parts": "jsonb", "opened_at": "timestamptz"}
-)
-_ADD = arrays.insert(
-    "escalations",
-    {
-        "escalation_id": "uuid",
-        "ticket_id": "uuid",
-        "ticket_no": "text",
-        "clock_id": "uuid",
-        "incident_id": "uuid",
-        "kind": "text",
-        "rung": "smallint",
-        "status": "text",
-        "event": "jsonb",
-        "raised_at": "timestamptz",
-    },
+_NEW = (*_MOVES, "problem_key", "problem_parts", "opened_at")
+_ESCALATION = (
+    "escalation_id",
+    "ticket_id",
+    "ticket_no",
+    "clock_id",
+    "incident_id",
+    "kind",
+    "rung",
+    "status",
+    "event",
+    "raised_at",
 )
 _SETTLE = """
 UPDATE escalations SET status = 'settled', settled_at = $4
@@ -74,13 +69,9 @@ async def save(connection: Connection, changed: Sequence[Incident]) -> None:
     """Update what changed, then insert what is new: the open incident of a problem closes before the next is stored."""
     if old := [_moves(each) for each in changed if not each.is_new]:
         await connection.run(_UPDATE, *arrays.by_column(old))
-    fresh = [
-        (*_moves(each), each.problem.key, orjson.dumps(each.problem.parts).decode(), each.opened_at)
-        for each in changed
-        if each.is_new
-    ]
+    fresh = [(*_moves(each), each.problem.key, each.problem.parts, each.opened_at) for each in changed if each.is_new]
     if fresh:
-        await connection.run(_INSERT, *arrays.by_column(fresh))
+        await arrays.copy(connection, "incidents", _NEW, fresh)
 
 
 async def find_incident(connection: Connection, incident_id: UUID) -> IncidentRow | None:
@@ -126,12 +117,12 @@ async def add_escalations(connection: Connection, raised: Sequence[Escalation]) 
             each.event.kind,
             each.event.rung,
             EscalationStatus.open,
-            each.event.model_dump_json(exclude_none=True),
+            Json.of(each.event),
             each.raised_at,
         )
         for each in raised
     ]
-    await connection.run(_ADD, *arrays.by_column(rows))
+    await arrays.copy(connection, "escalations", _ESCALATION, rows)
 
 
 async def settle(

@@ -45,7 +45,7 @@ SELECT {_INCIDENT}, NULL, NULL, NULL, NULL, NULL FROM incidents
 WHERE problem_key = ANY($1::text[]) AND status = 'open'
 UNION ALL
 SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, loose.* FROM ({_LOOSE}) AS loose
-"""
+"""  # noqa: S608
 _CHAINS = """
 WITH RECURSIVE chain(place, key, at, step) AS (
     SELECT place, key, at, 0 FROM unnest($1::text[], $2::timestamptz[]) WITH ORDINALITY AS wanted(key, at, place)
