@@ -77,6 +77,7 @@ class WorkingCalendar:
         today = date(2000, 1, 3)
         spans = ((datetime.combine(today, start), datetime.combine(today, end)) for start, end in working_hours)
         self.day_length = sum((end - start for start, end in spans), ZERO)
+        self._worked: dict[date, tuple[tuple[datetime, datetime], ...]] = {}
 
     def is_working_day(self, day: date) -> bool:
         worked = self.days.get(day)
@@ -93,8 +94,7 @@ class WorkingCalendar:
 
     def is_working_time(self, at: datetime) -> bool:
         """Whether work is done at that moment; the end of a span is not work any more."""
-        day = self.local_date(at)
-        return self.is_working_day(day) and any(start <= at < end for start, end in self._spans(day))
+        return any(start <= at < end for start, end in self._spans(self.local_date(at)))
 
     def end_of_day(self, day: date) -> datetime:
         """Close of business, where a period counted in days ends (Civil Code art. 203)."""
@@ -127,8 +127,6 @@ class WorkingCalendar:
             raise ValueError("the amount must be positive")
         left = amount
         for day in self._days_from(start, limit=SEARCH_LIMIT + 8 * (amount // self.day_length) * timedelta(days=1)):
-            if not self.is_working_day(day):
-                continue
             for opens, closes in self._spans(day):
                 begins = max(opens, start)
                 if closes <= begins:
@@ -143,9 +141,8 @@ class WorkingCalendar:
         total = ZERO
         day, last = self.local_date(start), self.local_date(end)
         while day <= last:
-            if self.is_working_day(day):
-                for opens, closes in self._spans(day):
-                    total += max(ZERO, min(closes, end) - max(opens, start))
+            for opens, closes in self._spans(day):
+                total += max(ZERO, min(closes, end) - max(opens, start))
             day += timedelta(days=1)
         return total
 
@@ -169,8 +166,14 @@ class WorkingCalendar:
     def _moment(self, day: date, at: time) -> datetime:
         return datetime.combine(day, at, self.tz).astimezone(UTC)
 
-    def _spans(self, day: date) -> Iterator[tuple[datetime, datetime]]:
-        return ((self._moment(day, start), self._moment(day, end)) for start, end in self.working_hours)
+    def _spans(self, day: date) -> tuple[tuple[datetime, datetime], ...]:
+        """What is worked on that day, nothing on a day off. Kept: the clocks of many tickets ask for the same days."""
+        spans = self._worked.get(day)
+        if spans is None:
+            hours = self.working_hours if self.is_working_day(day) else ()
+            spans = tuple((self._moment(day, start), self._moment(day, end)) for start, end in hours)
+            self._worked[day] = spans
+        return spans
 
     def _days_from(self, start: datetime, limit: timedelta = SEARCH_LIMIT) -> Iterator[date]:
         """The local days from that of `start`. Raises: `ValueError` when none of them ends the search."""

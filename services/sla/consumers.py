@@ -13,8 +13,10 @@ from uuid import UUID
 from services.sla.domain import clocks, detection
 from services.sla.domain.detection import Earlier, Neighbourhood
 from services.sla.domain.records import Facts, Incident, Rulebook
+from services.sla.repository import customers as customers_table
 from services.sla.repository import facts as facts_table
 from services.sla.repository import incidents as incidents_table
+from services.sla.repository.customers import History
 from services.sla.usecases.desk import Desk, lock_facts, save_facts
 from services.sla.usecases.neighbours import neighbourhoods
 from shared.contracts.dispatch import OrderDispatched, OrderRaised, TicketClosed, TicketReopened
@@ -24,6 +26,7 @@ from shared.contracts.registry import MODELS
 from shared.contracts.review import ReviewApproved, ReviewMerged, ReviewReclassified
 from shared.contracts.sla import Problem
 from shared.contracts.ticket import TicketSnapshot
+from shared.database.connection import Connection
 from shared.database.engine import Database, Transaction
 from shared.errors import NotYet
 from shared.messaging.events import Event
@@ -33,7 +36,25 @@ MONTH = timedelta(days=31)
 _UNKNOWN = (None, None)
 
 ENDS = frozenset({TicketClosed.TYPE, TicketWithdrawn.TYPE, TicketAnswered.TYPE, ReviewMerged.TYPE})
-SNAPSHOTS = frozenset({TicketSupplemented.TYPE, ReviewReclassified.TYPE, ReviewApproved.TYPE})
+CARRYING = frozenset({TicketRegistered.TYPE, TicketSupplemented.TYPE, ReviewReclassified.TYPE, ReviewApproved.TYPE})
+"""The events that carry the ticket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A ticket as an event carries it, and what it is to the batch rule."""
+
+    event: Event
+    ticket: TicketSnapshot
+    problem: Problem | None
+    vip: bool
+    counts: bool
+
+    @property
+    def complaint(self) -> Complaint | None:
+        if self.problem is None or not self.counts:
+            return None
+        return Complaint(self.event.subject, self.ticket.customer.key, self.vip, self.ticket.accepted_at)
 
 
 @dataclass(slots=True)
@@ -48,16 +69,17 @@ class Watch:
     archived: dict[tuple[str, str], list[Earlier]]
     accepted: dict[str, list[tuple[str | None, Earlier]]]
     later: dict[str, set[UUID]] = field(default_factory=dict)
+    carried: dict[int, Carried] = field(default_factory=dict)
+    """By `id()` of the event's ticket: what `load` found out of it, so that `apply` need not ask again."""
+    of_customer: dict[str, list[Facts]] | None = None
+    """`facts` by customer, made at the first closing: looked through for each of 500 they cost 20 µs a ticket."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Carried:
-    """A ticket as an event carries it, with its problem."""
-
-    event: Event
-    ticket: TicketSnapshot
-    problem: Problem | None
-    complaint: Complaint | None
+    def facts_of(self, customer: str) -> list[Facts]:
+        if self.of_customer is None:
+            self.of_customer = {}
+            for facts in self.facts.values():
+                self.of_customer.setdefault(facts.customer_key, []).append(facts)
+        return self.of_customer.get(customer, [])
 
 
 class SlaProjection:
@@ -75,8 +97,8 @@ class SlaProjection:
             TicketErased.TYPE: self.on_ticket_erased,
         }
         triggers = desk.pack.triggers
-        clocked = {*triggers.start, *triggers.stop, *desk.pack.terminal_events} & set(MODELS)
-        self.types = frozenset({TicketRegistered.TYPE, *self._changes, *ENDS, *clocked})
+        self._clocked = {*triggers.start, *triggers.stop, *desk.pack.terminal_events} & set(MODELS)
+        self.types = frozenset({TicketRegistered.TYPE, *self._changes, *ENDS, *self._clocked})
 
     # ---- loading -------------------------------------------------------------------------------------------------
 
@@ -85,43 +107,52 @@ class SlaProjection:
         pack = self._desk.pack
         book = await self._desk.book(connection)
         wanted = [event for event in events if event.type in self.types]
-        carried = [_carried(pack, event) for event in wanted if event.type in SNAPSHOTS | {TicketRegistered.TYPE}]
+        carried = [_carried(pack, event.data.ticket, event) for event in wanted if event.type in CARRYING]
         fresh = [each for each in carried if each.event.type == TicketRegistered.TYPE]
         closed = {event.subject: event.time for event in wanted if event.type == TicketClosed.TYPE}
         looked_up = {each.event.subject for each in carried} | closed.keys()
         known = await facts_table.known_of(connection, looked_up) if looked_up else {}
         complaints: dict[str, dict[UUID, Complaint]] = {}
         for each in carried:
-            if each.complaint is None or each.problem is None:
+            if each.problem is None or (complaint := each.complaint) is None:
                 continue
             if known.get(each.event.subject, _UNKNOWN)[1] != each.problem.key:
-                complaints.setdefault(each.problem.key, {})[each.complaint.ticket_id] = each.complaint
+                complaints.setdefault(each.problem.key, {})[complaint.ticket_id] = complaint
         customers = {each.ticket.customer.key for each in fresh} | {known[each][0] for each in closed if each in known}
         if complaints or customers:
             await facts_table.hold(connection, complaints, customers)
         around, members = await neighbourhoods(connection, book, complaints)
-        ids = {event.subject for event in wanted} | members
+        # What is not known is not there: the plumbing holds the subjects.
+        ids = {event.subject for event in wanted if event.subject in known or event.subject not in looked_up} | members
         if closed:
-            ids |= await facts_table.accepted_after(connection, closed)
-        pairs = {(each.ticket.customer.key, each.problem.key) for each in fresh if each.problem is not None}
-        archived: dict[tuple[str, str], list[Earlier]] = {}
-        if pairs:
-            since = min(each.ticket.accepted_at for each in fresh) - MONTH * (pack.detection.repeat.calendar_months + 1)
-            archived = await facts_table.archived_of(connection, pairs, since)
-        accepted: dict[str, list[tuple[str | None, Earlier]]] = {}
-        followers: set[UUID] = set()
-        moments = [
-            (each.ticket.customer.key, each.ticket.accepted_at) for each in fresh if counts_for_batch(pack, each.ticket)
-        ]
-        if moments:
-            within = timedelta(hours=pack.detection.appeal.within_hours)
-            accepted = await facts_table.accepted_of(connection, moments, within)
-            followers = await facts_table.complaining_after(connection, moments, within)
-        facts = await lock_facts(connection, ids | followers)
-        later: dict[str, set[UUID]] = {}
-        for ticket_id in followers & facts.keys():
-            later.setdefault(facts[ticket_id].ticket.customer.key, set()).add(ticket_id)
-        return Watch(self._desk.clock.now(), book, facts, around, archived, accepted, later)
+            ids |= await customers_table.accepted_after(connection, closed)
+        history = await self._history(connection, fresh)
+        facts = await lock_facts(connection, ids | history.followers, kinds=self._kinds(wanted))
+        watch = Watch(self._desk.clock.now(), book, facts, around, history.archived, history.accepted)
+        watch.carried = {id(each.ticket): each for each in carried}
+        for ticket_id in history.followers & facts.keys():
+            watch.later.setdefault(facts[ticket_id].customer_key, set()).add(ticket_id)
+        return watch
+
+    async def _history(self, connection: Connection, fresh: Sequence[Carried]) -> History:
+        """What the customers of these new tickets complained of before, and just after."""
+        rules = self._desk.pack.detection
+        pairs = [(each.ticket.customer.key, each.problem.key) for each in fresh if each.problem is not None]
+        moments = [(each.ticket.customer.key, each.ticket.accepted_at) for each in fresh if each.counts]
+        if not pairs and not moments:
+            return History()
+        since = min(each.ticket.accepted_at for each in fresh) - MONTH * (rules.repeat.calendar_months + 1)
+        within = timedelta(hours=rules.appeal.within_hours)
+        return await customers_table.history_of(connection, pairs, since, moments, within)
+
+    def _kinds(self, wanted: Sequence[Event]) -> frozenset[str] | None:
+        """The kinds of clocks that these events may touch on tickets which are stored; None for all."""
+        kinds: set[str] = set(self._desk.pack.triggers.by_class)
+        for event_type in {event.type for event in wanted}:
+            if event_type in self._desk.pack.terminal_events:
+                return None
+            kinds |= self._desk.pack.triggers.kinds_of(event_type)
+        return frozenset(kinds)
 
     # ---- applying ------------------------------------------------------------------------------------------------
 
@@ -142,19 +173,23 @@ class SlaProjection:
 
     def on_ticket_registered(self, state: Watch, event: Event) -> None:
         """Classes come first, so that the clocks begin with the limits that hold."""
-        data: TicketRegistered = event.data
-        pack = state.book.pack
+        ticket: TicketSnapshot = event.data.ticket
+        read = _read(state, event, ticket)
+        customer = ticket.customer.key
         facts = Facts(
             ticket_id=event.subject,
-            ticket=data.ticket,
-            problem=problem_of(pack, data.ticket),
-            vip=is_vip(pack, data.ticket),
-            counts=counts_for_batch(pack, data.ticket),
+            ticket_no=ticket.ticket_no,
+            customer_key=customer,
+            snapshot=ticket,
+            problem=read.problem,
+            vip=read.vip,
+            counts=read.counts,
             is_new=True,
             changed=True,
         )
         state.facts[event.subject] = facts
-        customer = data.ticket.customer.key
+        if state.of_customer is not None:
+            state.of_customer.setdefault(customer, []).append(facts)
         if facts.problem is not None:
             detection.detect_repeat(state.book, facts, state.archived.get((customer, facts.problem.key), ()), state.now)
         if facts.counts:
@@ -171,12 +206,13 @@ class SlaProjection:
         if event.type == TicketSupplemented.TYPE:
             # Intake does not know what review added.
             missing = tuple(mark for mark in facts.ticket.classes if mark.code not in known)
+        if given.customer.key != facts.customer_key:
+            state.of_customer = None
         facts.ticket = assess(pack, given, add=missing) if missing else given
-        facts.vip = is_vip(pack, given)
-        facts.counts = counts_for_batch(pack, given)
-        problem = problem_of(pack, given)
-        if problem != facts.problem:
-            facts.problem = problem
+        read = _read(state, event, given)
+        facts.vip, facts.counts = read.vip, read.counts
+        if read.problem != facts.problem:
+            facts.problem = read.problem
             self._batch(state, facts)
         clocks.recompute_by_class(state.book, facts, event.time)
 
@@ -205,11 +241,10 @@ class SlaProjection:
         if facts.problem is None:
             return
         earlier = Earlier(facts.ref, facts.ticket.accepted_at, facts.archived_at)
-        customer = facts.ticket.customer.key
+        customer = facts.customer_key
         state.archived.setdefault((customer, facts.problem.key), []).append(earlier)
-        for later in list(state.facts.values()):
-            same = later.ticket.customer.key == customer and later.problem == facts.problem
-            if same and not later.ended and later.ticket.accepted_at >= event.time:
+        for later in state.facts_of(customer):
+            if later.problem == facts.problem and not later.ended and later.ticket.accepted_at >= event.time:
                 detection.detect_repeat(state.book, later, (earlier,), state.now)
 
     def _appeals(self, state: Watch, facts: Facts, customer: str) -> None:
@@ -226,6 +261,8 @@ class SlaProjection:
             if not follower.ended and (follower.problem == facts.problem or not same):
                 detection.detect_appeal(state.book, follower, (this,), state.now)
         later.add(facts.ticket_id)
+        # What is one already stays one: a customer who complains without end must not be looked at ever longer.
+        later -= {each for each in later if state.facts[each].is_appeal}
 
     def _batch(self, state: Watch, facts: Facts) -> None:
         if facts.problem is not None and facts.counts and facts.problem.key in state.around:
@@ -233,6 +270,8 @@ class SlaProjection:
             detection.detect_batch(state.book, facts, around, state.facts, state.now)
 
     def _clocks(self, state: Watch, facts: Facts, event: Event) -> None:
+        if event.type not in self._clocked:
+            return
         calendar = state.book.calendar
         holiday = not calendar.is_working_day(calendar.local_date(event.time))
         data: dict[str, Any] = {**event.data.__dict__, "holiday": holiday}
@@ -254,13 +293,13 @@ class SlaProjection:
         """Nobody outside reads sla's topic; the other services ask for a replay themselves."""
 
 
-def _carried(pack: Pack, event: Event) -> _Carried:
-    ticket: TicketSnapshot = event.data.ticket
-    problem = problem_of(pack, ticket)
-    complaint = None
-    if problem is not None and counts_for_batch(pack, ticket):
-        complaint = Complaint(event.subject, ticket.customer.key, is_vip(pack, ticket), ticket.accepted_at)
-    return _Carried(event, ticket, problem, complaint)
+def _carried(pack: Pack, ticket: TicketSnapshot, event: Event) -> Carried:
+    return Carried(event, ticket, problem_of(pack, ticket), is_vip(pack, ticket), counts_for_batch(pack, ticket))
+
+
+def _read(state: Watch, event: Event, ticket: TicketSnapshot) -> Carried:
+    """What the event's ticket is; an event that waited, or of an erased ticket, is decoded anew."""
+    return state.carried.get(id(ticket)) or _carried(state.book.pack, ticket, event)
 
 
 def _changed(around: Iterable[Neighbourhood]) -> list[Incident]:

@@ -5,6 +5,8 @@ A limit gives exactly one of its forms. `hours` and `minutes` are elapsed time, 
 
 import re
 from collections.abc import Iterable
+from datetime import time, timedelta
+from functools import cached_property
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -51,6 +53,40 @@ class TimeLimit(Part):
             return self.hours
         return None if self.minutes is None else self.minutes / 60
 
+    @cached_property
+    def elapsed(self) -> timedelta | None:
+        """The limit as elapsed time, None for the forms that need the calendar."""
+        return None if self.elapsed_hours is None else timedelta(hours=self.elapsed_hours)
+
+    @cached_property
+    def in_working_time(self) -> bool:
+        return bool(self.half_working_days or self.working_days or self.end_of_working_day)
+
+    @cached_property
+    def time_of_day(self) -> time | None:
+        """The local time of `before_time_of_day`."""
+        return None if self.before_time_of_day is None else time.fromisoformat(self.before_time_of_day)
+
+    @cached_property
+    def words(self) -> tuple[str, str]:
+        """The limit for people, in Chinese and English, with the kind of time it counts in."""
+        zh, en = self._amount()
+        zh_kind, en_kind = ("按工作时间", "working time") if self.in_working_time else ("按自然时间", "elapsed time")
+        return f"{zh}（{zh_kind}）", f"{en} ({en_kind})"
+
+    def _amount(self) -> tuple[str, str]:
+        if self.minutes is not None:
+            return f"{self.minutes:g} 分钟", f"{self.minutes:g} minutes"
+        if self.hours is not None:
+            return f"{self.hours:g} 小时", f"{self.hours:g} hours"
+        if self.working_days is not None:
+            return f"{self.working_days} 个工作日", f"{self.working_days} working days"
+        if self.half_working_days is not None:
+            return f"{self.half_working_days} 个半工作日", f"{self.half_working_days} half working days"
+        if self.before_time_of_day is not None:
+            return f"{self.before_time_of_day} 之前", f"before {self.before_time_of_day}"
+        return "当个工作日结束前", "by the end of the working day"
+
 
 class LimitRule(RuleModel):
     """One promise. `replaces` names the rules that do not count when this one applies (8.3 no. 18)."""
@@ -66,6 +102,16 @@ class Limits(Part):
     first_reply: LimitRule
     resolution: tuple[LimitRule, ...]
     fallback: LimitRule
+
+    @cached_property
+    def resolved_by(self) -> tuple[str, ...]:
+        """All facts that the limits by class look at."""
+        return tuple(sorted({fact for rule in self.resolution for fact, _, _ in rule.when.uses}))
+
+    @cached_property
+    def resolved(self) -> dict[tuple[object, ...], LimitRule]:
+        """The limit by class that was found for these facts."""
+        return {}
 
     @model_validator(mode="after")
     def _comparable(self) -> "Limits":
@@ -132,6 +178,7 @@ class Triggers:
 
     def __init__(self, clocks: Iterable[ClockSpec]) -> None:
         enabled = tuple(clock for clock in clocks if clock.enabled)
+        self.by_class = frozenset(clock.kind for clock in enabled if clock.limit.by_class)
         self.all_kinds = tuple(clock.kind for clock in enabled)
         self.start: TriggerTable = {}
         self.stop: TriggerTable = {}
@@ -139,3 +186,7 @@ class Triggers:
             for table, triggers in ((self.start, clock.start), (self.stop, clock.stop)):
                 for trigger in triggers:
                     table.setdefault(trigger.event, []).append((clock, trigger))
+
+    def kinds_of(self, event_type: str) -> set[str]:
+        """The clocks that an event of this type may start or stop."""
+        return {clock.kind for table in (self.start, self.stop) for clock, _ in table.get(event_type, ())}

@@ -1,28 +1,36 @@
 """Limits and clocks: which run, until when, and what "in time" means at the very deadline (domain section 3)."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 
 from shared.calendar import WorkingCalendar
-from shared.contracts.dispatch import Label
 from shared.contracts.ticket import Limit, TicketSnapshot
 from shared.policy.clock_model import ClockSpec, LimitRule, TimeLimit, TriggerTable
 from shared.policy.facts import TicketFacts, facts_of
 from shared.policy.model import Pack
-from shared.policy.results import ClockChanges, Due, Rung
+from shared.policy.results import ClockChanges, Due, Rung, Words
 
 FIRST_REPLY = "first_reply"
 RESOLUTION = "resolution"
 ZERO = timedelta(0)
+SITUATIONS_KEPT = 10_000
 
 
 def resolution_rule(pack: Pack, ticket: TicketSnapshot) -> LimitRule:
     """The shortest promise that applies, after those that another one replaces are taken out (8.3 no. 18)."""
     facts = facts_of(pack, ticket)
-    holding = [rule for rule in pack.limits.resolution if rule.when(facts)]
-    replaced = {rule_id for rule in holding for rule_id in rule.replaces}
-    counting = [rule for rule in holding if rule.id not in replaced]
-    return min(counting, key=lambda rule: rule.limit.elapsed_hours or 0.0, default=pack.limits.fallback)
+    limits = pack.limits
+    # The same brand and the same classes find the same rule: asked again it costs 2 µs instead of 9.
+    situation = tuple([facts[name] for name in limits.resolved_by])
+    rule = limits.resolved.get(situation)
+    if rule is None:
+        holding = [rule for rule in limits.resolution if rule.when(facts)]
+        replaced = {rule_id for rule in holding for rule_id in rule.replaces}
+        counting = [rule for rule in holding if rule.id not in replaced]
+        rule = min(counting, key=lambda rule: rule.limit.elapsed_hours or 0.0, default=limits.fallback)
+        if len(limits.resolved) < SITUATIONS_KEPT:
+            limits.resolved[situation] = rule
+    return rule
 
 
 def limits(pack: Pack, ticket: TicketSnapshot, calendar: WorkingCalendar) -> tuple[Limit, ...]:
@@ -67,8 +75,7 @@ def clock_due(
         limit, rule = found.limit, found.id
     due_at = _end(limit, started_at, calendar)
     elapsed = due_at - started_at
-    in_working_time = bool(limit.half_working_days or limit.working_days or limit.end_of_working_day)
-    counted = calendar.working_time_between(started_at, due_at) if in_working_time else elapsed
+    counted = calendar.working_time_between(started_at, due_at) if limit.in_working_time else elapsed
     warn_at = None
     if spec.warn_fraction is not None:
         warn_at = _warning(limit, started_at, due_at, counted * spec.warn_fraction, calendar)
@@ -76,23 +83,23 @@ def clock_due(
         due_at=due_at,
         warn_at=warn_at,
         rule=rule,
-        provisional=in_working_time and calendar.rests_on_provisional(started_at, due_at),
+        provisional=limit.in_working_time and calendar.rests_on_provisional(started_at, due_at),
         counted=counted,
         excluded=elapsed - counted,
-        explanation=_explain(limit, rule, pack, due_at, in_working_time),
+        explanation=_explain(limit, rule, pack, due_at),
     )
 
 
 def _end(limit: TimeLimit, start: datetime, calendar: WorkingCalendar) -> datetime:
     start = start.astimezone(UTC)
-    if (hours := limit.elapsed_hours) is not None:
-        return start + timedelta(hours=hours)
+    if (elapsed := limit.elapsed) is not None:
+        return start + elapsed
     if limit.working_days is not None:
         return calendar.add_working_days(start, limit.working_days)
     if limit.half_working_days is not None:
         return calendar.add_half_working_days(start, limit.half_working_days)
-    if limit.before_time_of_day is not None:
-        return calendar.next_time_of_day(start, time.fromisoformat(limit.before_time_of_day))
+    if limit.time_of_day is not None:
+        return calendar.next_time_of_day(start, limit.time_of_day)
     if limit.end_of_working_day:
         return calendar.end_of_working_day(start)
     raise ValueError("a limit by class must be resolved first")
@@ -102,32 +109,16 @@ def _warning(
     limit: TimeLimit, start: datetime, due_at: datetime, after: timedelta, calendar: WorkingCalendar
 ) -> datetime | None:
     """The moment of the warning, in the same kind of time as the limit; None where it would not come before the end."""
-    in_working_time = bool(limit.half_working_days or limit.working_days or limit.end_of_working_day)
     if after <= ZERO:
         return None
-    warn_at = calendar.add_working_time(start, after) if in_working_time else start + after
+    warn_at = calendar.add_working_time(start, after) if limit.in_working_time else start + after
     return warn_at if warn_at < due_at else None
 
 
-def _explain(limit: TimeLimit, rule: str, pack: Pack, due_at: datetime, in_working_time: bool) -> Label:
-    zh, en = _amount(limit)
-    local = due_at.astimezone(pack.tz).strftime("%Y-%m-%d %H:%M:%S")
-    zh_kind, en_kind = ("按工作时间", "working time") if in_working_time else ("按自然时间", "elapsed time")
-    return Label(zh=f"{rule}：{zh}（{zh_kind}），截止 {local}", en=f"{rule}: {en} ({en_kind}), due {local}")
-
-
-def _amount(limit: TimeLimit) -> tuple[str, str]:
-    if limit.minutes is not None:
-        return f"{limit.minutes:g} 分钟", f"{limit.minutes:g} minutes"
-    if limit.hours is not None:
-        return f"{limit.hours:g} 小时", f"{limit.hours:g} hours"
-    if limit.working_days is not None:
-        return f"{limit.working_days} 个工作日", f"{limit.working_days} working days"
-    if limit.half_working_days is not None:
-        return f"{limit.half_working_days} 个半工作日", f"{limit.half_working_days} half working days"
-    if limit.before_time_of_day is not None:
-        return f"{limit.before_time_of_day} 之前", f"before {limit.before_time_of_day}"
-    return "当个工作日结束前", "by the end of the working day"
+def _explain(limit: TimeLimit, rule: str, pack: Pack, due_at: datetime) -> Words:
+    zh, en = limit.words
+    local = due_at.astimezone(pack.tz).replace(tzinfo=None).isoformat(" ", "seconds")
+    return Words(f"{rule}：{zh}，截止 {local}", f"{rule}: {en}, due {local}")
 
 
 def on_time(spec: ClockSpec, due_at: datetime, stopped_at: datetime) -> bool:

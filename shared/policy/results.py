@@ -5,7 +5,7 @@ Plain frozen values: the services store them or copy them into events. Times are
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from shared.contracts.dispatch import Label, Satisfaction
 from shared.contracts.review import Finding
@@ -61,6 +61,13 @@ class ClockChanges:
     terminal: bool = False
 
 
+class Words(NamedTuple):
+    """A sentence for people, in Chinese and English."""
+
+    zh: str
+    en: str
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
     """When a clock is due. `counted` + `excluded` == `due_at` - start; provisional: a day's plan is not published."""
@@ -71,7 +78,7 @@ class Due:
     provisional: bool
     counted: timedelta
     excluded: timedelta
-    explanation: Label
+    explanation: Words
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from shared.contracts.dispatch import TicketClosed
 from shared.contracts.intake import TicketAnswered
 from shared.contracts.sla import ClockBreached
 from shared.ids import new_id
-from shared.policy import ClockSpec, Due, clock_changes, clock_due, clock_start, on_time
+from shared.policy import ClockSpec, Due, clock_changes, clock_due, clock_start, on_time, resolution_rule
 
 RESOLUTION = "resolution"
 WAITING_START = "start:"
@@ -173,8 +173,10 @@ def recompute_by_class(book: Rulebook, facts: Facts, at: datetime) -> None:
         spec = book.pack.clock_by_kind.get(run.kind)
         if spec is None or not spec.limit.by_class or not run.running:
             continue
+        if resolution_rule(book.pack, facts.ticket).id == run.rule:
+            continue
         due = clock_due(book.pack, spec, facts.ticket, run.started_at, book.calendar)
-        if due.rule != run.rule and (due.due_at <= run.due_at or replaces(book, due.rule, run.rule)):
+        if due.due_at <= run.due_at or replaces(book, due.rule, run.rule):
             move_due(run, due, at, "classes")
 
 
@@ -195,7 +197,7 @@ def recompute_provisional(book: Rulebook, facts: Facts, now: datetime) -> None:
             move_due(run, due, now, "calendar")
         elif not due.provisional:
             run.provisional = False
-            run.changed = True
+            run.changed = run.redated = True
 
 
 def move_due(run: ClockRun, due: Due, at: datetime, because: str) -> None:
@@ -219,7 +221,7 @@ def move_due(run: ClockRun, due: Due, at: datetime, because: str) -> None:
         run.ladder_from = max(run.ladder_from, at)
     run.provisional = due.provisional
     run.counted_seconds, run.excluded_seconds = due.counted.total_seconds(), due.excluded.total_seconds()
-    run.changed = True
+    run.changed = run.redated = True
 
 
 def acknowledge(run: ClockRun, actor: str, now: datetime) -> None:

@@ -107,7 +107,7 @@ def detect_appeal(book: Rulebook, facts: Facts, earlier: Iterable[Earlier], now:
         for each in earlier
         if each.ref.ticket_id != facts.ticket_id and is_appeal(book.pack, each.accepted_at, facts.ticket.accepted_at)
     ]
-    if not found or not facts.counts or any(each.event.kind == "appeal" for each in facts.escalations):
+    if not found or not facts.counts or facts.is_appeal:
         return
     last = max(found, key=lambda each: each.accepted_at)
     marks = (class_mark(book.pack, rule.adds),) if rule.adds is not None else ()

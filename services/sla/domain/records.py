@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -46,7 +47,12 @@ class Rulebook:
     calendar: WorkingCalendar
 
     def basis(self, *rules: str) -> Basis:
-        return Basis(pack=self.pack.id, version=self.pack.version, rules=tuple(dict.fromkeys(rules)))
+        return _basis(self.pack.id, self.pack.version, rules)
+
+
+@lru_cache(maxsize=1024)
+def _basis(pack: str, version: str, rules: tuple[str, ...]) -> Basis:
+    return Basis(pack=pack, version=version, rules=tuple(dict.fromkeys(rules)))
 
 
 @dataclass(slots=True)
@@ -55,6 +61,7 @@ class ClockRun:
 
     `started_at` is where the limit counts from, `opened_at` the time of the event that started it. The ladder's hours
     count from the deadline, or from `ladder_from` where the deadline had passed before anybody could know it.
+    `changed` and `redated` say what is to be stored: what happened to it, and a deadline reckoned again.
     """
 
     clock_id: UUID
@@ -85,6 +92,7 @@ class ClockRun:
     acknowledged_at: datetime | None = None
     is_new: bool = False
     changed: bool = False
+    redated: bool = False
 
     @property
     def open(self) -> bool:
@@ -141,10 +149,14 @@ class Facts(Subject):
 
     `seen` maps a clock's kind to the time of its last stop event, and `start:<kind>` to that of a start event that
     came while the clock ran: between publishers nothing is ordered. `cycles` counts the runs of each kind.
-    `added` are the classes found by sla and dispatch, which review's snapshots may not know yet.
+    `added` are the classes found by sla and dispatch, which review's snapshots may not know yet. `snapshot` is the
+    ticket, or its JSON as stored until somebody asks for `ticket`: what fires of a clock needs its number only.
+    `restated` says that the snapshot is to be stored again, and what follows from it.
     """
 
-    ticket: TicketSnapshot = None  # type: ignore[assignment]
+    ticket_no: str = ""
+    customer_key: str = ""
+    snapshot: TicketSnapshot | str = ""
     problem: Problem | None = None
     vip: bool = False
     counts: bool = False
@@ -157,20 +169,34 @@ class Facts(Subject):
     added: tuple[ClassMark, ...] = ()
     is_new: bool = False
     changed: bool = False
+    restated: bool = False
     runs: list[ClockRun] = field(default_factory=list)
     escalations: list[Escalation] = field(default_factory=list)
 
     @property
-    def ticket_no(self) -> str:
-        return self.ticket.ticket_no
+    def ticket(self) -> TicketSnapshot:
+        if isinstance(self.snapshot, str):
+            self.snapshot = TicketSnapshot.model_validate_json(self.snapshot)
+        return self.snapshot
+
+    @ticket.setter
+    def ticket(self, snapshot: TicketSnapshot) -> None:
+        self.snapshot = snapshot
+        self.customer_key = snapshot.customer.key
+        self.restated = True
 
     @property
     def ref(self) -> TicketRef:
-        return TicketRef(ticket_id=self.ticket_id, ticket_no=self.ticket.ticket_no)
+        return TicketRef(ticket_id=self.ticket_id, ticket_no=self.ticket_no)
 
     @property
     def complaint(self) -> Complaint:
         return Complaint(self.ticket_id, self.ticket.customer.key, self.vip, self.ticket.accepted_at)
+
+    @property
+    def is_appeal(self) -> bool:
+        """Whether it was found to be one just now; what was found before is stored."""
+        return any(each.event.kind == "appeal" for each in self.escalations)
 
     def has_class(self, code: str) -> bool:
         return any(mark.code == code for mark in self.ticket.classes)

@@ -2,65 +2,55 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, select, text, update
+from sqlalchemy import Row, select, text
 
 from services.sla.domain.records import Escalation, EscalationStatus, Incident, IncidentStatus
+from services.sla.repository import arrays
+from services.sla.repository.near import to_incident
 from services.sla.tables import complaint_facts, escalations, incidents
-from shared.contracts.sla import Problem
+from shared.database.columns import Json
 from shared.database.connection import Connection
 
 IncidentRow = Row[Any]
 EscalationRow = Row[Any]
-INCIDENTS_A_SPAN = 50
 
-
-def to_incident(row: IncidentRow) -> Incident:
-    return Incident(
-        ticket_id=row.incident_id,
-        version=row.version,
-        problem=Problem(key=row.problem_key, parts=row.problem_parts),
-        status=IncidentStatus(row.status),
-        first_at=row.first_at,
-        last_at=row.last_at,
-        opened_at=row.opened_at,
-        closed_at=row.closed_at,
-        member_count=row.member_count,
-    )
-
-
-async def near(connection: Connection, spans: Sequence[tuple[str, datetime, datetime]]) -> dict[str, list[Incident]]:
-    """For each (problem, from, until): the incidents that reach into it by event time; and of each problem the open
-    one, which must close before another may open. By problem, the latest first. The problems are locked."""
-    rows = await connection.execute(
-        text(
-            "SELECT found.* FROM unnest(CAST(:keys AS text[]), CAST(:lows AS timestamptz[]),"
-            " CAST(:highs AS timestamptz[])) AS wanted(key, low, high),"
-            " LATERAL (SELECT * FROM incidents AS i WHERE i.problem_key = wanted.key AND i.last_at >= wanted.low"
-            " AND i.first_at <= wanted.high ORDER BY i.last_at LIMIT :limit) AS found"
-            " UNION ALL SELECT * FROM incidents WHERE problem_key = ANY(CAST(:keys AS text[])) AND status = 'open'"
-        ),
-        {
-            "keys": [key for key, _, _ in spans],
-            "lows": [low for _, low, _ in spans],
-            "highs": [high for _, _, high in spans],
-            "limit": INCIDENTS_A_SPAN,
-        },
-    )
-    found: dict[str, list[Incident]] = {}
-    for row in sorted({row.incident_id: row for row in rows}.values(), key=lambda row: row.last_at, reverse=True):
-        found.setdefault(row.problem_key, []).append(to_incident(row))
-    return found
+_MOVES: arrays.Columns = {
+    "incident_id": "uuid",
+    "status": "text",
+    "version": "int",
+    "first_at": "timestamptz",
+    "last_at": "timestamptz",
+    "closed_at": "timestamptz",
+    "member_count": "int",
+}
+_moves = attrgetter(*_MOVES)
+_UPDATE = arrays.update("incidents", _MOVES)
+_NEW = (*_MOVES, "problem_key", "problem_parts", "opened_at")
+_ESCALATION = (
+    "escalation_id",
+    "ticket_id",
+    "ticket_no",
+    "clock_id",
+    "incident_id",
+    "kind",
+    "rung",
+    "status",
+    "event",
+    "raised_at",
+)
+_SETTLE = """
+UPDATE escalations SET status = 'settled', settled_at = $4
+WHERE status = 'open' AND ticket_id = ANY($1::uuid[]) AND (clock_id = ANY($2::uuid[]) OR ticket_id = ANY($3::uuid[]))
+"""
 
 
 async def open_incident(connection: Connection, key: str) -> Incident | None:
-    rows = await connection.execute(
-        select(incidents).where(incidents.c.problem_key == key, incidents.c.status == IncidentStatus.open)
-    )
-    row = rows.first()
-    return to_incident(row) if row is not None else None
+    rows = await connection.fetch("SELECT * FROM incidents WHERE problem_key = $1 AND status = 'open'", key)
+    return to_incident(rows[0]) if rows else None
 
 
 async def quiet_problems(connection: Connection, now: datetime, quiet: timedelta, limit: int) -> list[str]:
@@ -75,51 +65,13 @@ async def quiet_problems(connection: Connection, now: datetime, quiet: timedelta
     return [row.problem_key for row in rows]
 
 
-_UPDATE = (
-    update(incidents)
-    .where(incidents.c.incident_id == bindparam("id"))
-    .values(
-        {
-            name: bindparam(f"new_{name}")
-            for name in ("status", "version", "first_at", "last_at", "closed_at", "member_count")
-        }
-    )
-)
-
-
 async def save(connection: Connection, changed: Sequence[Incident]) -> None:
     """Update what changed, then insert what is new: the open incident of a problem closes before the next is stored."""
-    old = [
-        {"id": each.incident_id} | {f"new_{name}": value for name, value in _values(each).items()}
-        for each in changed
-        if not each.is_new
-    ]
-    if old:
-        await connection.execute(_UPDATE, old)
-    fresh = [
-        _values(each)
-        | {
-            "incident_id": each.incident_id,
-            "problem_key": each.problem.key,
-            "problem_parts": each.problem.parts,
-            "opened_at": each.opened_at,
-        }
-        for each in changed
-        if each.is_new
-    ]
+    if old := [_moves(each) for each in changed if not each.is_new]:
+        await connection.run(_UPDATE, *arrays.by_column(old))
+    fresh = [(*_moves(each), each.problem.key, each.problem.parts, each.opened_at) for each in changed if each.is_new]
     if fresh:
-        await connection.execute(incidents.insert(), fresh)
-
-
-def _values(incident: Incident) -> dict[str, Any]:
-    return {
-        "status": incident.status,
-        "version": incident.version,
-        "first_at": incident.first_at,
-        "last_at": incident.last_at,
-        "closed_at": incident.closed_at,
-        "member_count": incident.member_count,
-    }
+        await arrays.copy(connection, "incidents", _NEW, fresh)
 
 
 async def find_incident(connection: Connection, incident_id: UUID) -> IncidentRow | None:
@@ -155,43 +107,30 @@ async def members(connection: Connection, incident_id: UUID, before: UUID | None
 
 
 async def add_escalations(connection: Connection, raised: Sequence[Escalation]) -> None:
-    await connection.execute(
-        escalations.insert(),
-        [
-            {
-                "escalation_id": each.event.escalation_id,
-                "ticket_id": each.ticket_id,
-                "ticket_no": each.event.ticket_no,
-                "clock_id": each.clock_id,
-                "incident_id": each.event.incident_id,
-                "kind": each.event.kind,
-                "rung": each.event.rung,
-                "status": EscalationStatus.open,
-                "event": each.event.model_dump(mode="json", exclude_none=True),
-                "raised_at": each.raised_at,
-            }
-            for each in raised
-        ],
-    )
+    rows = [
+        (
+            each.event.escalation_id,
+            each.ticket_id,
+            each.event.ticket_no,
+            each.clock_id,
+            each.event.incident_id,
+            each.event.kind,
+            each.event.rung,
+            EscalationStatus.open,
+            Json.of(each.event),
+            each.raised_at,
+        )
+        for each in raised
+    ]
+    await arrays.copy(connection, "escalations", _ESCALATION, rows)
 
 
 async def settle(
     connection: Connection, clock_tickets: Sequence[tuple[UUID, UUID]], ended: Sequence[UUID], now: datetime
 ) -> None:
     """What these clocks, given as (ticket, clock), or these tickets were escalated for has come to its end."""
-    await connection.execute(
-        text(
-            "UPDATE escalations SET status = 'settled', settled_at = :now"
-            " WHERE status = 'open' AND ticket_id = ANY(:tickets)"
-            " AND (clock_id = ANY(:clocks) OR ticket_id = ANY(:ended))"
-        ),
-        {
-            "now": now,
-            "tickets": sorted({ticket for ticket, _ in clock_tickets} | set(ended)),
-            "clocks": [clock for _, clock in clock_tickets],
-            "ended": list(ended),
-        },
-    )
+    tickets = sorted({ticket for ticket, _ in clock_tickets} | set(ended))
+    await connection.run(_SETTLE, tickets, [clock for _, clock in clock_tickets], list(ended), now)
 
 
 async def find_escalation(connection: Connection, escalation_id: UUID) -> EscalationRow | None:

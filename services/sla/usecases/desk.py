@@ -119,16 +119,21 @@ class Desk:
 
 
 async def lock_facts(
-    connection: Connection, ticket_ids: set[UUID], *, due_by: datetime | None = None
+    connection: Connection,
+    ticket_ids: set[UUID],
+    *,
+    due_by: datetime | None = None,
+    kinds: frozenset[str] | None = None,
 ) -> dict[UUID, Facts]:
-    """The facts of these tickets, locked in id order, with their open clock runs.
+    """The facts of these tickets, locked in id order, with their open clock runs; only those of some `kinds` where
+    these are given.
 
     With `due_by`, as the sweep asks: only the runs due by then, and without the tickets that another holds just now.
     """
     if not ticket_ids:
         return {}
     found = await facts_table.lock_many(connection, ticket_ids, skip_locked=due_by is not None)
-    for run in await clocks.open_of(connection, found, due_by) if found else ():
+    for run in await clocks.open_of(connection, found, until=due_by, kinds=kinds) if found else ():
         found[run.ticket_id].runs.append(run)
     return found
 
@@ -140,7 +145,8 @@ async def save_facts(desk: Desk, transaction: Transaction, touched: list[Facts],
         transaction.publish_pending(facts)
     await facts_table.save(connection, touched)
     runs = [run for facts in touched for run in facts.runs if run.changed]
-    await clocks.save(connection, runs)
+    if runs:
+        await clocks.save(connection, runs)
     raised = [each for facts in touched for each in facts.escalations]
     if raised:
         await incidents.add_escalations(connection, raised)

@@ -12,7 +12,6 @@ from uuid import UUID
 from services.sla.domain import detection
 from services.sla.domain.detection import Neighbourhood
 from services.sla.domain.records import Rulebook
-from services.sla.repository import incidents as incidents_table
 from services.sla.repository import near
 from services.sla.repository.near import Span
 from shared.database.connection import Connection
@@ -37,13 +36,12 @@ async def neighbourhoods(
         for key, group in fresh.items()
         for first, last in _clusters([each.at for each in group.values()], window + max(window, quiet))
     ]
-    found = await incidents_table.near(
-        connection, [(key, first - window - quiet, last + max(window, quiet)) for key, first, last in clusters]
-    )
-    around = {key: Neighbourhood(found.get(key, [])) for key in fresh}
     # An incident covers the moment that is just the quiet time after it too.
     spans = [(key, first - window, last + max(window, quiet) + STEP) for key, first, last in clusters]
-    for key, complaint in await near.loose_complaints(connection, spans):
+    reached = [(first - window - quiet, last + max(window, quiet)) for _, first, last in clusters]
+    incidents, loose = await near.surroundings(connection, spans, reached)
+    around = {key: Neighbourhood(incidents.get(key, [])) for key in fresh}
+    for key, complaint in loose:
         around[key].add(complaint)
     if beyond := await _chained(connection, book, fresh, around, clusters):
         for key, complaint in await near.loose_complaints(connection, beyond):

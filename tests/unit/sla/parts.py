@@ -28,7 +28,9 @@ def facts(number: int = 1, **given: Any) -> Facts:
     snapshot = assess(rules, ticket(ticket_no=f"T20261122-{number:07d}", **given))
     return Facts(
         ticket_id=UUID(int=number),
-        ticket=snapshot,
+        ticket_no=snapshot.ticket_no,
+        customer_key=snapshot.customer.key,
+        snapshot=snapshot,
         problem=problem_of(rules, snapshot),
         vip=is_vip(rules, snapshot),
         counts=counts_for_batch(rules, snapshot),
