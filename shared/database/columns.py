@@ -1,9 +1,7 @@
 """What the tables of every service write the same way."""
 
 from enum import StrEnum
-from typing import Any
 
-import orjson
 from pydantic import BaseModel
 from sqlalchemy import CheckConstraint, DateTime
 
@@ -16,11 +14,6 @@ class Json(str):
     @classmethod
     def of(cls, model: BaseModel) -> "Json":
         return cls(model.model_dump_json(exclude_none=True))
-
-    @classmethod
-    def dumped(cls, value: Any) -> "Json | None":
-        """Any value that JSON knows; what is JSON already stays, and None is no value."""
-        return value if value is None or isinstance(value, Json) else cls(orjson.dumps(value).decode())
 
 
 def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:

@@ -6,7 +6,7 @@ out. SQLAlchemy's own engine in between cost 80 µs a statement and 400 µs a tr
 
 import re
 from collections import namedtuple
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import asyncpg
 import orjson
-from sqlalchemy import Column, Executable, TextClause, text
+from sqlalchemy import Executable, TextClause, text
 from sqlalchemy.dialects.postgresql import asyncpg as sqlalchemy_asyncpg
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.selectable import Select
@@ -121,6 +121,10 @@ class Connection:
         """Run plain SQL with `$1` parameters; how many rows it touched."""
         return _touched(await self.driver.execute(sql, *arguments))
 
+    async def copy(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Add rows by COPY, which costs PostgreSQL a quarter less than an INSERT of arrays."""
+        await self.driver.copy_records_to_table(table, columns=columns, records=rows)
+
 
 def compile_statement(statement: Executable, given: tuple[str, ...] = ()) -> Compiled:
     """The statement as SQL, written once for the same text or the same object. `given` are the names of parameters: an
@@ -153,11 +157,6 @@ def _compile(statement: Any, given: tuple[str, ...]) -> Compiled:
     else:
         gives_rows = isinstance(statement, Select) or bool(compiler.effective_returning)
     return Compiled(state.statement, tuple(state.positiontup or ()), fixed, gives_rows)
-
-
-def type_name(column: Column[Any]) -> str:
-    """The column's type as SQL writes it."""
-    return column.type.compile(dialect=_DIALECT)
 
 
 def _named(found: list[asyncpg.Record]) -> list[Any]:

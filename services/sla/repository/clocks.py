@@ -10,8 +10,8 @@ import orjson
 from sqlalchemy import Row, select, text
 
 from services.sla.domain.records import ClockRun, ClockState
-from services.sla.repository import arrays
 from services.sla.tables import clocks
+from shared.database import arrays
 from shared.database.columns import Json
 from shared.database.connection import Connection
 
@@ -146,7 +146,7 @@ async def save(connection: Connection, runs: Sequence[ClockRun]) -> None:
     """Insert what is new, update what changed."""
     fresh = [(*_deadline(run), _explanation(run), *_fixed(run)) for run in runs if run.is_new]
     if fresh:
-        await arrays.copy(connection, "clocks", (*_DEADLINE, *_FIXED), fresh)
+        await connection.copy("clocks", (*_DEADLINE, *_FIXED), fresh)
     old = [run for run in runs if run.changed and not run.is_new]
     if moved := [_moves(run) for run in old if not run.redated]:
         await connection.run(_UPDATE_MOVES, *arrays.by_column(moved))

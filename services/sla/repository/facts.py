@@ -9,10 +9,10 @@ import orjson
 from sqlalchemy import Row, select
 
 from services.sla.domain.records import Facts
-from services.sla.repository import arrays
 from services.sla.tables import complaint_facts
 from shared.contracts.sla import Problem
 from shared.contracts.ticket import ClassMark
+from shared.database import arrays
 from shared.database.columns import Json
 from shared.database.connection import Connection
 
@@ -136,7 +136,7 @@ async def save(connection: Connection, touched: Sequence[Facts]) -> None:
     """Insert what is new, update what changed; where only events were counted, the version alone."""
     fresh = [(*_hot(facts), *_restated(facts), facts.ticket_no) for facts in touched if facts.is_new]
     if fresh:
-        await arrays.copy(connection, "complaint_facts", _NEW, fresh)
+        await connection.copy("complaint_facts", _NEW, fresh)
     old = [facts for facts in touched if not facts.is_new]
     restated = [(*_hot(facts), *_restated(facts)) for facts in old if facts.changed and facts.restated]
     if restated:

@@ -9,9 +9,9 @@ from uuid import UUID
 from sqlalchemy import Row, select, text
 
 from services.sla.domain.records import Escalation, EscalationStatus, Incident, IncidentStatus
-from services.sla.repository import arrays
 from services.sla.repository.near import to_incident
 from services.sla.tables import complaint_facts, escalations, incidents
+from shared.database import arrays
 from shared.database.columns import Json
 from shared.database.connection import Connection
 
@@ -71,7 +71,7 @@ async def save(connection: Connection, changed: Sequence[Incident]) -> None:
         await connection.run(_UPDATE, *arrays.by_column(old))
     fresh = [(*_moves(each), each.problem.key, each.problem.parts, each.opened_at) for each in changed if each.is_new]
     if fresh:
-        await arrays.copy(connection, "incidents", _NEW, fresh)
+        await connection.copy("incidents", _NEW, fresh)
 
 
 async def find_incident(connection: Connection, incident_id: UUID) -> IncidentRow | None:
@@ -122,7 +122,7 @@ async def add_escalations(connection: Connection, raised: Sequence[Escalation]) 
         )
         for each in raised
     ]
-    await arrays.copy(connection, "escalations", _ESCALATION, rows)
+    await connection.copy("escalations", _ESCALATION, rows)
 
 
 async def settle(
