@@ -230,26 +230,28 @@ class Consumer(Generic[State]):
         self._rest_until = self._progress_at + rest_after(self._progress_at - began, len(records))
 
     async def _gathered(self) -> list[Record]:
-        """What there is, and what comes until the rest after the last batch is over; for an idle reader what there is.
-
-        The fetches go on meanwhile: the embedded broker gives one record batch of a partition at a time.
-        """
+        """What there is, and what comes until the rest after the last batch is over."""
         consumer = await self._reader.connected()
-        records = await self._fetched(consumer, self._wait_ms, MAX_RECORDS)
+        records: list[Record] = []
         try:
-            while records and len(records) < MAX_RECORDS and time.monotonic() < self._rest_until:
-                await asyncio.sleep(GATHER_SECONDS)
-                records += await self._fetched(consumer, 0, MAX_RECORDS - len(records))
+            await within(ANSWER_SECONDS, self._gather(consumer, records))
         except Exception:
             # The client has moved past what was gathered, and our positions have not: it must be given again.
-            for partition in self._reading:
+            for partition in self._reading if records else ():
                 consumer.seek(partition, self._positions[partition].next_offset)
             raise
         return records
 
-    async def _fetched(self, consumer: AIOKafkaConsumer, wait_ms: int, most: int) -> list[Record]:
-        fetched = await within(ANSWER_SECONDS, consumer.getmany(timeout_ms=wait_ms, max_records=most))
-        return [Record.read(raw) for raws in fetched.values() for raw in raws]
+    async def _gather(self, consumer: AIOKafkaConsumer, records: list[Record]) -> None:
+        """Into `records`. The fetches go on meanwhile: the embedded broker gives one record batch of a partition at a
+        time, and Kafka 512 KiB."""
+        fetched = await consumer.getmany(timeout_ms=self._wait_ms, max_records=MAX_RECORDS)
+        while True:
+            records += [Record.read(raw) for raws in fetched.values() for raw in raws]
+            if not records or len(records) >= MAX_RECORDS or time.monotonic() >= self._rest_until:
+                return
+            await asyncio.sleep(GATHER_SECONDS)
+            fetched = await consumer.getmany(timeout_ms=0, max_records=MAX_RECORDS - len(records))
 
     # ---- applying ------------------------------------------------------------------------------------------------
 
