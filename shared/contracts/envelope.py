@@ -50,11 +50,16 @@ class Envelope:
 
     def headers(self) -> list[tuple[str, bytes]]:
         """The record's headers, for the producer."""
+        specification, source, kind, schema, content = _same_for_all(self.source, self.type, self.schema_version)
         headers = [
-            *_same_for_all(self.source, self.type, self.schema_version),
+            specification,
             ("ce_id", str(self.event_id).encode()),
+            source,
+            kind,
             ("ce_subject", str(self.subject).encode()),
             ("ce_time", self.time.isoformat().encode()),
+            schema,
+            content,
         ]
         if self.sequence is not None:
             headers.append(("ce_sequence", str(self.sequence).encode()))
