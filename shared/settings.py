@@ -88,7 +88,7 @@ class ServiceSettings(BrokerSettings):
     time_origin: datetime | None = Field(default=None, description="moment at which scaled time began, with offset")
     database_pool_size: int = 5
     drain_seconds: float = 5.0
-    fetch_max_wait_ms: int = Field(default=50, description="how long the broker may hold an empty fetch")
+    fetch_max_wait_ms: int = Field(default=30, description="how long the broker may hold an empty fetch, unless idle")
     outbox_retention_days: int = 7
     outbox_backlog_limit: int = Field(default=200_000, description="unpublished events at which new work is refused")
     ready_lag_limit: int = Field(default=10_000, description="unread records at which readiness fails")

@@ -7,6 +7,7 @@ subject's version at the publisher, counted 1, 2, 3 … without holes. Commands 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from uuid import UUID
 
 SPEC_VERSION = "1.0"
@@ -19,6 +20,8 @@ READ = frozenset(
         "traceparent",
     }
 )
+
+REQUIRED = ("ce_specversion", "ce_type", "ce_time", "ce_id", "ce_source", "ce_subject")
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -47,21 +50,33 @@ class Envelope:
 
     def headers(self) -> list[tuple[str, bytes]]:
         """The record's headers, for the producer."""
+        specification, source, kind, schema, content = _same_for_all(self.source, self.type, self.schema_version)
         headers = [
-            ("ce_specversion", SPEC_VERSION.encode()),
+            specification,
             ("ce_id", str(self.event_id).encode()),
-            ("ce_source", self.source.encode()),
-            ("ce_type", self.type.encode()),
+            source,
+            kind,
             ("ce_subject", str(self.subject).encode()),
             ("ce_time", self.time.isoformat().encode()),
-            ("ce_dataschema", schema_urn(self.type, self.schema_version).encode()),
-            ("content-type", b"application/json"),
+            schema,
+            content,
         ]
         if self.sequence is not None:
             headers.append(("ce_sequence", str(self.sequence).encode()))
         if self.traceparent:
             headers.append(("traceparent", self.traceparent.encode()))
         return headers
+
+
+@lru_cache(maxsize=256)
+def _same_for_all(source: str, event_type: str, schema_version: int) -> tuple[tuple[str, bytes], ...]:
+    return (
+        ("ce_specversion", SPEC_VERSION.encode()),
+        ("ce_source", source.encode()),
+        ("ce_type", event_type.encode()),
+        ("ce_dataschema", schema_urn(event_type, schema_version).encode()),
+        ("content-type", b"application/json"),
+    )
 
 
 def schema_urn(event_type: str, version: int) -> str:
@@ -79,35 +94,31 @@ def read_envelope(headers: Iterable[tuple[str, bytes]]) -> Envelope:
         except (UnicodeDecodeError, AttributeError):
             raise MalformedEnvelope("a header is not UTF-8 text") from None
 
-    def required(name: str) -> str:
+    for name in REQUIRED:
         if not values.get(name):
             raise MalformedEnvelope(f"header {name} is missing")
-        return values[name]
-
-    if required("ce_specversion") != SPEC_VERSION:
+    if values["ce_specversion"] != SPEC_VERSION:
         raise MalformedEnvelope(f"ce_specversion is not {SPEC_VERSION}")
-    event_type = required("ce_type")
     sequence = values.get("ce_sequence")
     try:
-        time = datetime.fromisoformat(required("ce_time"))
+        time = datetime.fromisoformat(values["ce_time"])
         if time.tzinfo is not None:
             time.astimezone(UTC)  # overflows at the ends of the calendar
+        number = None if sequence is None else int(sequence)
         envelope = Envelope(
-            event_id=UUID(required("ce_id")),
-            source=required("ce_source"),
-            type=event_type,
-            subject=UUID(required("ce_subject")),
+            event_id=UUID(values["ce_id"]),
+            source=values["ce_source"],
+            type=values["ce_type"],
+            subject=UUID(values["ce_subject"]),
             time=time,
-            sequence=None if sequence is None else int(sequence),
+            sequence=number,
             schema_version=int(values.get("ce_dataschema", "1").rpartition(":")[2]),
             traceparent=values.get("traceparent"),
         )
-    except MalformedEnvelope:
-        raise
     except (ValueError, OverflowError):
         raise MalformedEnvelope("ce_id, ce_subject, ce_time, ce_sequence or ce_dataschema has the wrong form") from None
     if time.tzinfo is None:
         raise MalformedEnvelope("ce_time has no time zone")
-    if sequence is not None and not 1 <= int(sequence) < 2**31:
+    if number is not None and not 1 <= number < 2**31:
         raise MalformedEnvelope("ce_sequence is out of range")
     return envelope

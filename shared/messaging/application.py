@@ -22,6 +22,12 @@ from shared.messaging.projection import Projection, State
 
 log = logging.getLogger(__name__)
 
+NOWHERE: inbox.Moves = {}
+
+
+class OwnershipLost(Exception):
+    """Another process moved this partition on; its batch is dropped, versions make the repeat harmless."""
+
 
 class Applier(Generic[State]):
     """Applies events to what one service knows."""
@@ -36,13 +42,18 @@ class Applier(Generic[State]):
         """Raises `Poison`."""
         return decode(record, self._wanted)
 
-    async def apply(self, transaction: Transaction, events: Sequence[Event]) -> Batch[State]:
-        """Apply, drop or park each event, and release what waited. Raises what a handler raises; nothing is stored."""
+    async def apply(
+        self, transaction: Transaction, events: Sequence[Event], moves: inbox.Moves = NOWHERE
+    ) -> Batch[State]:
+        """Apply, drop or park each event, release what waited, and move the positions.
+
+        Raises what a handler raises, and `OwnershipLost` when another process moved a position; nothing is stored.
+        """
         batch = await Batch.load(transaction.connection, events, self.projection, self._wanted)
         state = await self.projection.load(transaction, [*events, *batch.waiting()])
         for event in events:
             batch.take(state, event)
-        await self._store(transaction, batch, state)
+        await self._store(transaction, batch, state, moves)
         return batch
 
     async def pass_over(self, transaction: Transaction, event: Event) -> Batch[State]:
@@ -50,12 +61,13 @@ class Applier(Generic[State]):
         batch = await Batch.load(transaction.connection, [event], self.projection, self._wanted)
         state = await self.projection.load(transaction, batch.waiting())
         batch.pass_over(state, event)
-        await self._store(transaction, batch, state)
+        await self._store(transaction, batch, state, NOWHERE)
         return batch
 
-    async def _store(self, transaction: Transaction, batch: Batch[State], state: State) -> None:
+    async def _store(self, transaction: Transaction, batch: Batch[State], state: State, moves: inbox.Moves) -> None:
         await self.projection.save(transaction, state)
-        await batch.remember(transaction.connection)
+        if not await batch.remember(transaction.connection, moves):
+            raise OwnershipLost
         for record, reason in batch.dead:
             await dead_letters.bury(transaction, self._service, record, reason)
 

@@ -4,6 +4,7 @@ The version decides: next → apply, seen → drop, ahead → park until the gap
 whose row is still to come (`NotYet`) is parked too, and tried again after every event applied to its subject.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic
@@ -39,6 +40,8 @@ class Batch(Generic[State]):
     _to_unpark: set[tuple[Stream, int]] = field(default_factory=set)
     _commands: list[UUID] = field(default_factory=list)
     _newly_erased: set[UUID] = field(default_factory=set)
+    _applied_types: Counter[str] = field(default_factory=Counter)
+    _dropped: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     async def load(
@@ -49,17 +52,18 @@ class Batch(Generic[State]):
         wanted: frozenset[str],
     ) -> "Batch[State]":
         """What the inbox knows of these events' subjects."""
-        await inbox.hold(connection, {event.subject for event in events})
-        parked = await inbox.parked_for(connection, {event.subject for event in events})
+        subjects = {event.subject for event in events}
+        await inbox.hold(connection, subjects)
+        known = await inbox.known(connection, subjects)
+        parked = await inbox.parked_for(connection, known.parked) if known.parked else {}
         commands = [event.envelope.event_id for event in events if event.version is None]
-        streams = [(event.publisher, event.subject) for event in events if event.version is not None]
         return cls(
             projection,
             wanted,
-            versions=await inbox.versions(connection, [*streams, *parked]),
+            versions=known.versions,
             parked={stream: {item.version: item.record for item in items} for stream, items in parked.items()},
             seen=await inbox.seen_commands(connection, commands) if commands else set(),
-            erased=await erasure.erased_of(connection, {event.subject for event in events}),
+            erased=known.erased,
         )
 
     def waiting(self) -> list[Event]:
@@ -77,18 +81,18 @@ class Batch(Generic[State]):
         """Apply, drop or park one event, and then whatever was waiting for it."""
         if event.version is None:
             if event.envelope.event_id in self.seen:
-                metrics.events_dropped.labels(event.record.topic).inc()
+                self._dropped[event.record.topic] += 1
                 return
             self.projection.apply(state, event)
             self.seen.add(event.envelope.event_id)
             self._commands.append(event.envelope.event_id)
             self.applied += 1
-            metrics.events_applied.labels(event.type).inc()
+            self._applied_types[event.type] += 1
             return
         stream = (event.publisher, event.subject)
         last = self.versions.get(stream, 0)
         if event.version <= last:
-            metrics.events_dropped.labels(event.record.topic).inc()
+            self._dropped[event.record.topic] += 1
         elif event.version > last + 1:
             self._park(stream, event.version, event.record, f"waits for version {last + 1}")
         elif self._try(state, event):
@@ -109,7 +113,7 @@ class Batch(Generic[State]):
             return False
         self.versions[stream] = self._changed[stream] = version
         self.applied += 1
-        metrics.events_applied.labels(event.type).inc()
+        self._applied_types[event.type] += 1
         return True
 
     def _release(self, state: State, subject: UUID) -> None:
@@ -164,10 +168,10 @@ class Batch(Generic[State]):
         if self._to_park.pop((stream, version), None) is None:
             self._to_unpark.add((stream, version))
 
-    async def remember(self, connection: Connection) -> None:
-        """Store what changed: versions, commands seen, what is parked and no longer parked."""
-        if self._changed:
-            await inbox.save_versions(connection, self._changed)
+    async def remember(self, connection: Connection, moves: inbox.Moves) -> bool:
+        """Store what changed: versions, commands seen, what is parked and no longer parked; and move the positions.
+        False when another process moved one meanwhile."""
+        moved = await inbox.save(connection, self._changed, moves)
         if self._commands:
             await inbox.remember_commands(connection, self._commands)
         if self._newly_erased:
@@ -178,3 +182,11 @@ class Batch(Generic[State]):
             await erasure.scrub_again(connection, late)
         for stream, version in self._to_unpark:
             await inbox.unpark(connection, stream, version)
+        self._count()
+        return moved
+
+    def _count(self) -> None:
+        for kind, count in self._applied_types.items():
+            metrics.events_applied.labels(kind).inc(count)
+        for topic, count in self._dropped.items():
+            metrics.events_dropped.labels(topic).inc(count)

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Generic
 
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 
 from shared.contracts.control import ReplayRequested
@@ -29,11 +29,12 @@ from shared.errors import DomainError, Poison, Transient
 from shared.failpoints import reach
 from shared.ids import new_id
 from shared.messaging import dead_letters, inbox, pauses
-from shared.messaging.application import Applier
+from shared.messaging.application import Applier, OwnershipLost
 from shared.messaging.broker import BrokerAddress
 from shared.messaging.events import Record
 from shared.messaging.inbox import Position
 from shared.messaging.log_watch import LogWatch
+from shared.messaging.pace import rest_after
 from shared.messaging.patience import within
 from shared.messaging.projection import Projection, State
 from shared.messaging.reader import Reader
@@ -43,8 +44,9 @@ from shared.telemetry.tracing import begin_trace
 log = logging.getLogger(__name__)
 
 MAX_RECORDS = 500
-# A pause after a batch that was not full, so that the next holds more: a transaction costs the same for 1 or for 20.
+# How often the client's buffer is emptied into a batch that still gathers.
 GATHER_SECONDS = 0.02
+IDLE_SECONDS = 2.0
 SHARE_SECONDS = 1.0
 LAG_SECONDS = 5.0
 CAREFUL_FETCH_MS = 500
@@ -56,10 +58,6 @@ STALL_SECONDS = 60.0
 TRIMMED = ""
 # A replay asks for a little more than it must; versions drop what was seen.
 REPLAY_MARGIN = timedelta(seconds=60)
-
-
-class OwnershipLost(Exception):
-    """Another process moved this partition on; its batch is dropped, versions make the repeat harmless."""
 
 
 class Consumer(Generic[State]):
@@ -96,6 +94,7 @@ class Consumer(Generic[State]):
         self._pauses = pauses.Pauses()
         self._dead_in_a_row = 0
         self._progress_at = time.monotonic()
+        self._rest_until = 0.0
         self.lag = 0
         self.failure: str | None = None
 
@@ -219,17 +218,40 @@ class Consumer(Generic[State]):
         log.warning("reading from the beginning", extra={"partitions": len(partitions), "error": reason})
 
     async def _take_batch(self) -> None:
-        consumer = await self._reader.connected()
-        fetched = await within(ANSWER_SECONDS, consumer.getmany(timeout_ms=self._wait_ms, max_records=MAX_RECORDS))
-        records = [Record.read(raw) for raws in fetched.values() for raw in raws]
+        records = await self._gathered()
+        self._reader.slow_down(time.monotonic() > self._rest_until + IDLE_SECONDS and not records)
         if not records:
             self._progress_at = time.monotonic() if self.lag == 0 else self._progress_at
             return
         reach("consumer.fetched")
+        began = time.monotonic()
         await self._store(records)
         self._progress_at = time.monotonic()
-        if len(records) < MAX_RECORDS:
+        self._rest_until = self._progress_at + rest_after(self._progress_at - began, len(records))
+
+    async def _gathered(self) -> list[Record]:
+        """What there is, and what comes until the rest after the last batch is over."""
+        consumer = await self._reader.connected()
+        records: list[Record] = []
+        try:
+            await within(ANSWER_SECONDS, self._gather(consumer, records))
+        except Exception:
+            # The client has moved past what was gathered, and our positions have not: it must be given again.
+            for partition in self._reading if records else ():
+                consumer.seek(partition, self._positions[partition].next_offset)
+            raise
+        return records
+
+    async def _gather(self, consumer: AIOKafkaConsumer, records: list[Record]) -> None:
+        """Into `records`. The fetches go on meanwhile: the embedded broker gives one record batch of a partition at a
+        time, and Kafka 512 KiB."""
+        fetched = await consumer.getmany(timeout_ms=self._wait_ms, max_records=MAX_RECORDS)
+        while True:
+            records += [Record.read(raw) for raws in fetched.values() for raw in raws]
+            if not records or len(records) >= MAX_RECORDS or time.monotonic() >= self._rest_until:
+                return
             await asyncio.sleep(GATHER_SECONDS)
+            fetched = await consumer.getmany(timeout_ms=0, max_records=MAX_RECORDS - len(records))
 
     # ---- applying ------------------------------------------------------------------------------------------------
 
@@ -258,10 +280,8 @@ class Consumer(Generic[State]):
         begin_trace(events[0].envelope.traceparent)
         await self.applier.answer_replays(events, self._is_alive)
         async with self._database.transaction() as transaction:
-            await self.applier.apply(transaction, events)
             moves = self._moves(records)
-            if not await inbox.move_positions(transaction.connection, moves):
-                raise OwnershipLost
+            await self.applier.apply(transaction, events, moves)
             reach("consumer.effects_written")
         reach("consumer.committed")
         for (topic, number), (_, after) in moves.items():
@@ -302,7 +322,7 @@ class Consumer(Generic[State]):
             await dead_letters.bury(transaction, self._service, record, reason)
             if failure is not None:
                 await pauses.pause(transaction, pauses.ALL, actor=pauses.STOPPED_BY, reason=failure)
-            if not await inbox.move_positions(transaction.connection, moves):
+            if not await inbox.save(transaction.connection, {}, moves):
                 raise OwnershipLost
             reach("consumer.burial_written")
 

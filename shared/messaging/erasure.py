@@ -120,8 +120,8 @@ class Scrubber:
         now = time.monotonic()
         self._failed = {each: at for each, at in self._failed.items() if now - at < RETRY_SECONDS}
         given = {"count": SUBJECTS_A_PASS, "besides": list(self._failed)}
-        async with self._database.transaction() as transaction:
-            ids = list((await transaction.connection.execute(_UNSCRUBBED, given)).scalars())
+        found = await self._database.read(lambda connection: connection.execute(_UNSCRUBBED, given))
+        ids = found.scalars()
         if not ids:
             return 0
         try:

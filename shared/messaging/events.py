@@ -34,7 +34,7 @@ class Record:
     @classmethod
     def read(cls, raw: Any) -> "Record":
         """A record of aiokafka's. Kafka allows a header without a value; it counts as an empty one."""
-        headers = tuple((name, bytes(value or b"")) for name, value in raw.headers)
+        headers = tuple([(name, value or b"") for name, value in raw.headers])
         return cls(raw.topic, raw.partition, raw.offset, raw.key, headers, raw.value, raw.timestamp)
 
 

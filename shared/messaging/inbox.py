@@ -26,9 +26,43 @@ class Position(NamedTuple):
     record_at: datetime | None
 
 
+Moves = Mapping[tuple[str, int], tuple[Position, Position]]
+"""By topic and partition: from where to where."""
+
+
 class Parked(NamedTuple):
     version: int
     record: Record
+
+
+class Known(NamedTuple):
+    """What is remembered of some subjects: versions, which of them have parked events, and which are erased."""
+
+    versions: dict[Stream, int]
+    parked: set[UUID]
+    erased: set[UUID]
+
+
+_HOLD = """
+SELECT count(pg_advisory_xact_lock(hash))
+FROM (SELECT DISTINCT hashtextextended(id::text, 7202) AS hash FROM unnest($1::uuid[]) AS id ORDER BY hash) AS wanted
+"""
+_KNOWN = """
+SELECT subject, publisher, version, false AS parked FROM inbox WHERE subject = ANY($1::uuid[])
+UNION ALL SELECT subject, publisher, version, true FROM parked_events WHERE subject = ANY($1::uuid[])
+UNION ALL SELECT subject, NULL, NULL, false FROM erased_subjects WHERE subject = ANY($1::uuid[])
+"""
+_SAVE = """
+WITH changed AS (
+    INSERT INTO inbox (publisher, subject, version) SELECT * FROM unnest($1::text[], $2::uuid[], $3::int[])
+    ON CONFLICT (publisher, subject) DO UPDATE SET version = excluded.version
+)
+UPDATE consumer_offsets SET next_offset = moved.next_offset, record_at = moved.record_at
+FROM unnest($4::text[], $5::int[], $6::bigint[], $7::text[], $8::bigint[], $9::timestamptz[])
+    AS moved(topic, partition, expected, incarnation, next_offset, record_at)
+WHERE consumer_offsets.topic = moved.topic AND consumer_offsets.partition = moved.partition
+    AND consumer_offsets.next_offset = moved.expected AND consumer_offsets.incarnation = moved.incarnation
+"""
 
 
 def headers_out(headers: Iterable[tuple[str, bytes]]) -> bytes:
@@ -41,39 +75,49 @@ def headers_in(stored: bytes) -> tuple[tuple[str, bytes], ...]:
 
 
 async def hold(connection: Connection, subjects: Iterable[UUID]) -> None:
-    """Keep other processes from these subjects until the commit: what one parks the other must see. In one order."""
-    await connection.execute(
-        text(
-            "SELECT pg_advisory_xact_lock(hash) FROM (SELECT DISTINCT hashtextextended(id::text, 7202) AS hash"
-            " FROM unnest(CAST(:ids AS uuid[])) AS id ORDER BY hash) AS wanted"
-        ),
-        {"ids": list(subjects)},
-    )
+    """Keep other processes from these subjects until the commit: what one parks the other must see. In one order.
+
+    A statement of its own: what is read under the lock needs a snapshot from after it.
+    """
+    await connection.run(_HOLD, list(subjects))
+
+
+async def known(connection: Connection, subjects: Iterable[UUID]) -> Known:
+    """What is remembered of these subjects, by all publishers; in one question, for each costs a small batch as much
+    as all its rows."""
+    found = Known({}, set(), set())
+    for subject, publisher, version, is_parked in await connection.fetch(_KNOWN, list(subjects)):
+        if publisher is None:
+            found.erased.add(subject)
+        elif is_parked:
+            found.parked.add(subject)
+        else:
+            found.versions[publisher, subject] = version
+    return found
 
 
 async def versions(connection: Connection, streams: Iterable[Stream]) -> dict[Stream, int]:
     """The last version applied of each stream (and of others of the same subjects); streams never seen are left out."""
-    rows = await connection.execute(
-        text("SELECT publisher, subject, version FROM inbox WHERE subject = ANY(:subjects)"),
-        {"subjects": list({subject for _, subject in streams})},
-    )
-    return {(row.publisher, row.subject): row.version for row in rows}
+    return (await known(connection, {subject for _, subject in streams})).versions
 
 
-async def save_versions(connection: Connection, changed: Mapping[Stream, int]) -> None:
-    ordered = sorted(changed.items())
-    await connection.execute(
-        text(
-            "INSERT INTO inbox (publisher, subject, version)"
-            " SELECT * FROM unnest(CAST(:publishers AS text[]), CAST(:subjects AS uuid[]), CAST(:versions AS int[]))"
-            " ON CONFLICT (publisher, subject) DO UPDATE SET version = excluded.version"
-        ),
-        {
-            "publishers": [stream[0] for stream, _ in ordered],
-            "subjects": [stream[1] for stream, _ in ordered],
-            "versions": [version for _, version in ordered],
-        },
+async def save(connection: Connection, changed: Mapping[Stream, int], moves: Moves) -> bool:
+    """Store the versions and move each partition from its first position to its second. False when another process
+    moved one meanwhile; then the caller must not commit."""
+    versions, ordered = sorted(changed.items()), sorted(moves.items())
+    moved = await connection.run(
+        _SAVE,
+        [publisher for (publisher, _), _ in versions],
+        [subject for (_, subject), _ in versions],
+        [version for _, version in versions],
+        [topic for (topic, _), _ in ordered],
+        [partition for (_, partition), _ in ordered],
+        [before.next_offset for _, (before, _) in ordered],
+        [before.incarnation for _, (before, _) in ordered],
+        [after.next_offset for _, (_, after) in ordered],
+        [after.record_at for _, (_, after) in ordered],
     )
+    return moved == len(ordered)
 
 
 async def parked_for(connection: Connection, subjects: Iterable[UUID]) -> dict[Stream, list[Parked]]:
@@ -188,30 +232,6 @@ async def set_position(connection: Connection, topic: str, partition: int, posit
         ),
         {"topic": topic, "partition": partition, **position._asdict()},
     )
-
-
-async def move_positions(connection: Connection, moves: Mapping[tuple[str, int], tuple[Position, Position]]) -> bool:
-    """Move each partition from the first position to the second. False when another process moved one meanwhile."""
-    ordered = sorted(moves.items())
-    result = await connection.execute(
-        text(
-            "UPDATE consumer_offsets SET next_offset = moved.next_offset, record_at = moved.record_at"
-            " FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS int[]), CAST(:expected AS bigint[]),"
-            " CAST(:incarnations AS text[]), CAST(:offsets AS bigint[]), CAST(:moments AS timestamptz[]))"
-            " AS moved(topic, partition, expected, incarnation, next_offset, record_at)"
-            " WHERE consumer_offsets.topic = moved.topic AND consumer_offsets.partition = moved.partition"
-            " AND consumer_offsets.next_offset = moved.expected AND consumer_offsets.incarnation = moved.incarnation"
-        ),
-        {
-            "topics": [topic for (topic, _), _ in ordered],
-            "partitions": [partition for (_, partition), _ in ordered],
-            "expected": [before.next_offset for _, (before, _) in ordered],
-            "incarnations": [before.incarnation for _, (before, _) in ordered],
-            "offsets": [after.next_offset for _, (_, after) in ordered],
-            "moments": [after.record_at for _, (_, after) in ordered],
-        },
-    )
-    return int(result.rowcount) == len(ordered)
 
 
 def record_time(record: Record) -> datetime | None:

@@ -1,6 +1,6 @@
 """The outbox table: daily partitions, its backlog, and replay of what it keeps."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -22,6 +22,32 @@ _UNMARK = text(
     " AND topic = ANY(:topics) AND (CAST(:since AS timestamptz) IS NULL OR published_at >= :since)"
     " AND (CAST(:subject AS uuid) IS NULL OR subject = :subject)"
 )
+
+
+# `read_at` is the database's time, never later than `published_at`: a replay "since" a record's time misses nothing.
+_UNPUBLISHED = """
+SELECT id, created_at, topic, subject, version, event_id, type, time, traceparent, headers, payload,
+    clock_timestamp() AS read_at
+FROM outbox WHERE published_at IS NULL AND topic <> ALL($1::text[]) AND subject <> ALL($2::uuid[]) ORDER BY id LIMIT $3
+"""
+_MARK = "UPDATE outbox SET published_at = clock_timestamp() WHERE id = ANY($1) AND created_at BETWEEN $2 AND $3"
+
+
+class Row(NamedTuple):
+    """A row that waits to be published."""
+
+    id: int
+    created_at: datetime
+    topic: str
+    subject: UUID
+    version: int | None
+    event_id: UUID
+    type: str
+    time: datetime
+    traceparent: str | None
+    headers: bytes | None
+    payload: bytes
+    read_at: datetime
 
 
 class Backlog(NamedTuple):
@@ -48,6 +74,19 @@ class Chunk(NamedTuple):
     last_id: int
     marked: int
     done: bool
+
+
+async def unpublished(
+    connection: Connection, most: int, topics_aside: Iterable[str], subjects_aside: Iterable[UUID]
+) -> list[Row]:
+    """The first rows by id that wait, but for those set aside."""
+    found = await connection.fetch(_UNPUBLISHED, list(topics_aside), list(subjects_aside), most)
+    return [Row(*each) for each in found]
+
+
+async def mark_published(connection: Connection, rows: Sequence[Row]) -> None:
+    moments = [row.created_at for row in rows]
+    await connection.run(_MARK, [row.id for row in rows], min(moments), max(moments))
 
 
 async def backlog(connection: Connection, bound: int) -> Backlog:

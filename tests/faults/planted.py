@@ -86,7 +86,7 @@ def commit_before_apply() -> None:
     async def apply(self: consumer.Consumer[Any], records: Sequence[Record]) -> None:
         moves = self._moves(records)
         async with self._database.transaction() as transaction:
-            await inbox.move_positions(transaction.connection, moves)
+            await inbox.save(transaction.connection, {}, moves)
         for (topic, number), (_, after) in moves.items():
             self._positions[TopicPartition(topic, number)] = after
         reach("planted.offset_stored")
@@ -113,7 +113,7 @@ def offset_stored_apart() -> None:
             del self._moves
         reach("planted.effects_stored")
         async with self._database.transaction() as transaction:
-            await inbox.move_positions(transaction.connection, moves)
+            await inbox.save(transaction.connection, {}, moves)
         for (topic, number), (_, after) in moves.items():
             self._positions[TopicPartition(topic, number)] = after
 

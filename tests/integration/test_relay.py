@@ -12,7 +12,7 @@ from shared.contracts.intake import TicketWithdrawn
 from shared.contracts.topics import REVIEW
 from shared.database.leases import Leases
 from shared.ids import new_id
-from shared.messaging import outbox, relay
+from shared.messaging import outbox, relay, shipment
 from shared.messaging.outbox import Selection
 from tests.support.messaging import NOW, Bench
 from tests.support.parts import Broker, running_broker
@@ -45,14 +45,14 @@ async def publish(bench: Bench, topic: str, count: int) -> None:
 
 async def test_a_topic_that_takes_no_records_holds_up_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than a batch holds, before the others, for a topic to which we have no right."""
-    really_send = relay.Relay._send_one
+    really_ask = shipment.partitions_of
 
-    async def send(self: relay.Relay, producer: Any, row: Any) -> Any:
-        if row.topic == CLOSED:
+    async def ask(producer: Any, topic: str) -> list[int]:
+        if topic == CLOSED:
             raise TopicAuthorizationFailedError
-        return await really_send(self, producer, row)
+        return await really_ask(producer, topic)
 
-    monkeypatch.setattr(relay.Relay, "_send_one", send)
+    monkeypatch.setattr(shipment, "partitions_of", ask)
     await publish(bench, CLOSED, relay.BATCH + 1)
     await publish(bench, REVIEW, 5)
     async with bench.running(consume=False):

@@ -1,0 +1,119 @@
+"""How the consumer gathers a batch from its client: nothing that the client has given is skipped when it fails."""
+
+import time
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+
+from shared.messaging import consumer as module
+from shared.messaging.broker import BrokerAddress
+from shared.messaging.consumer import Consumer
+from shared.messaging.inbox import Position
+from shared.messaging.pace import ENOUGH, REST_AT_MOST_SECONDS, rest_after
+from shared.messaging.reader import IDLE_FETCH_MS, Reader
+from tests.support.messaging import Recorder
+
+HERE, THERE = TopicPartition("gongdan.intake", 0), TopicPartition("gongdan.sla", 3)
+FETCH_MS = 20
+
+
+@dataclass
+class Client:
+    """Gives what it was given to give, in order; an error is raised."""
+
+    gives: list[Any]
+    sought: dict[TopicPartition, int] = field(default_factory=dict)
+    asked: list[int] = field(default_factory=list)
+
+    async def getmany(self, *, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
+        self.asked.append(max_records)
+        given = self.gives.pop(0) if self.gives else {}
+        if isinstance(given, Exception):
+            raise given
+        assert isinstance(given, dict)
+        return given
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self.sought[partition] = offset
+
+
+def raw(partition: TopicPartition, offset: int) -> Any:
+    return SimpleNamespace(
+        topic=partition.topic,
+        partition=partition.partition,
+        offset=offset,
+        key=b"k",
+        headers=(),
+        value=b"",
+        timestamp=0,
+    )
+
+
+def reader_of(client: Client, monkeypatch: pytest.MonkeyPatch, *, rest_seconds: float) -> Consumer[Any]:
+    nothing: Any = None
+    consumer = Consumer(
+        "review", Recorder(), nothing, nothing, nothing, BrokerAddress("x:1"), fetch_max_wait_ms=FETCH_MS
+    )
+
+    async def connected() -> Client:
+        return client
+
+    monkeypatch.setattr(consumer._reader, "connected", connected)
+    consumer._positions = {HERE: Position(7, "log", None), THERE: Position(40, "log", None)}
+    consumer._reading = {HERE, THERE}
+    consumer._rest_until = time.monotonic() + rest_seconds
+    return consumer
+
+
+async def test_a_rested_reader_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client([{HERE: [raw(HERE, 7)]}, {HERE: [raw(HERE, 8)]}])
+    records = await reader_of(client, monkeypatch, rest_seconds=-1)._gathered()
+    assert [record.offset for record in records] == [7]
+
+
+async def test_one_that_worked_just_now_gathers_until_its_rest_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client([{HERE: [raw(HERE, 7)]}, {}, {THERE: [raw(THERE, 40)]}, {HERE: [raw(HERE, 8)]}])
+    records = await reader_of(client, monkeypatch, rest_seconds=0.1)._gathered()
+    assert [(record.topic, record.offset) for record in records] == [(HERE[0], 7), (THERE[0], 40), (HERE[0], 8)]
+    assert client.sought == {}
+
+
+async def test_no_batch_is_larger_than_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_RECORDS", 3)
+    client = Client([{HERE: [raw(HERE, 7)]}, {HERE: [raw(HERE, 8), raw(HERE, 9)]}, {HERE: [raw(HERE, 10)]}])
+    records = await reader_of(client, monkeypatch, rest_seconds=5)._gathered()
+    assert [record.offset for record in records] == [7, 8, 9]
+    assert client.asked == [3, 2]
+
+
+@pytest.mark.parametrize(
+    "error", [OffsetOutOfRangeError({THERE: 40}), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "name"), KafkaError()]
+)
+async def test_what_was_gathered_before_a_failure_is_read_again(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client stands behind it already: without a step back the next batch would begin after the hole."""
+    client = Client([{HERE: [raw(HERE, 7)]}, error])
+    with pytest.raises(type(error)):
+        await reader_of(client, monkeypatch, rest_seconds=5)._gathered()
+    assert client.sought == {HERE: 7, THERE: 40}
+
+
+def test_an_idle_reader_asks_seldom() -> None:
+    reader, client = Reader(BrokerAddress("x:1"), "gongdan.review", FETCH_MS), SimpleNamespace()
+    reader.slow_down(idle=True)
+    reader.client = SimpleNamespace(_fetcher=client)
+    for idle, expected in ((True, IDLE_FETCH_MS), (False, FETCH_MS)):
+        reader.slow_down(idle=idle)
+        assert client._fetch_max_wait_ms == expected
+
+
+def test_the_rest_follows_the_work_and_ends_with_large_batches() -> None:
+    assert rest_after(0.005, 1) == pytest.approx(0.02, rel=0.05)
+    assert rest_after(5.0, 1) < REST_AT_MOST_SECONDS
+    assert rest_after(0.05, ENOUGH // 2) == pytest.approx(REST_AT_MOST_SECONDS / 2)
+    assert rest_after(0.05, ENOUGH) == rest_after(5.0, 500) == 0.0
