@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from shared.policy.categories import Category, CategoryNode, flatten
 from shared.policy.cities import CityNames
-from shared.policy.clock_model import ClockSpec, Ladder, LimitRule, Limits, Triggers
+from shared.policy.clock_model import ClockSpec, Ladder, Limits, Triggers
 from shared.policy.elements import ElementSpec
 from shared.policy.parts import Code, Label, Part
 from shared.policy.references import check_references
@@ -176,10 +176,6 @@ class Pack(Part):
     @cached_property
     def type_table(self) -> RuleTable[TypeRule]:
         return RuleTable(self.routing.types)
-
-    @cached_property
-    def resolution_table(self) -> RuleTable[LimitRule]:
-        return RuleTable(self.limits.resolution)
 
     @cached_property
     def branch_by_id(self) -> dict[str, Branch]:
