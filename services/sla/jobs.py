@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 ROLE = "sweep"
 BACKOFF_SECONDS = 1.0
 LEAD_SECONDS = 1.0
-# A clock is announced just before its transaction commits; this is time enough for the commit.
-COMMIT_SECONDS = 0.02
+# The least pause between two passes, so that the next finds more: a pass costs 3 ms of CPU for one clock or for ten. A
+# clock is announced just before its transaction commits; this is time enough for the commit too.
+GATHER_SECONDS = 0.05
 INCIDENT_SECONDS = 2.0
 ASIDE_SECONDS = 60.0
 CALENDAR_SECONDS = 60.0
@@ -135,7 +136,7 @@ class Jobs:
         moments = [await self._database.read(clocks.next_due), self._desk.alarm.take()]
         for moment in moments:
             if moment is not None:
-                pause = min(pause, max(COMMIT_SECONDS, self._desk.clock.real_seconds_until(moment)))
+                pause = min(pause, max(GATHER_SECONDS, self._desk.clock.real_seconds_until(moment)))
         await self._desk.alarm.wait(pause)
 
     async def _catch_up(self) -> None:
