@@ -119,7 +119,11 @@ class WorkingCalendar:
 
     def add_half_working_days(self, start: datetime, count: int) -> datetime:
         """The moment when `count` halves of a configured working day have been worked (domain 8.3 no. 7)."""
-        return self.add_working_time(start, self.day_length * count / 2)
+        return self.add_working_time(start, self.half_working_days(count))
+
+    def half_working_days(self, count: int) -> timedelta:
+        """The working time in `count` halves of a configured working day."""
+        return self.day_length * count / 2
 
     def add_working_time(self, start: datetime, amount: timedelta) -> datetime:
         """The earliest moment by which `amount` (> 0) of working time has passed since `start`."""

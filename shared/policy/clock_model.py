@@ -177,8 +177,9 @@ class Triggers:
     """For each event type, the clocks it may start and stop. Clocks that are not enabled are left out."""
 
     def __init__(self, clocks: Iterable[ClockSpec]) -> None:
-        enabled = tuple(clock for clock in clocks if clock.enabled)
-        self.by_class = frozenset(clock.kind for clock in enabled if clock.limit.by_class)
+        known = tuple(clocks)
+        enabled = tuple(clock for clock in known if clock.enabled)
+        self.by_class = frozenset(clock.kind for clock in known if clock.limit.by_class)
         self.all_kinds = tuple(clock.kind for clock in enabled)
         self.start: TriggerTable = {}
         self.stop: TriggerTable = {}

@@ -75,7 +75,7 @@ def clock_due(
         limit, rule = found.limit, found.id
     due_at = _end(limit, started_at, calendar)
     elapsed = due_at - started_at
-    counted = calendar.working_time_between(started_at, due_at) if limit.in_working_time else elapsed
+    counted = _counted(limit, started_at, due_at, calendar)
     warn_at = None
     if spec.warn_fraction is not None:
         warn_at = _warning(limit, started_at, due_at, counted * spec.warn_fraction, calendar)
@@ -103,6 +103,13 @@ def _end(limit: TimeLimit, start: datetime, calendar: WorkingCalendar) -> dateti
     if limit.end_of_working_day:
         return calendar.end_of_working_day(start)
     raise ValueError("a limit by class must be resolved first")
+
+
+def _counted(limit: TimeLimit, start: datetime, due_at: datetime, calendar: WorkingCalendar) -> timedelta:
+    """The time between the two that counts."""
+    if limit.half_working_days is not None:
+        return calendar.half_working_days(limit.half_working_days)
+    return calendar.working_time_between(start, due_at) if limit.in_working_time else due_at - start
 
 
 def _warning(
