@@ -163,10 +163,10 @@ class Jobs:
         async with outside.arrivals(bootstrap, branches) as arrivals:
             tally.taken = arrivals.accepted
             make = posts(url, key, self._bodies).next
-            work = (
-                closed_loop(url, make, 32, seconds, tally) if rate is None else paced(url, make, rate, seconds, tally)
-            )
-            await work
+            if rate is None:
+                await closed_loop(url, make, CONNECTIONS, seconds, tally)
+            else:
+                await paced(url, make, rate, seconds, tally)
             posted = tally.seconds
             await arrivals.all_seen()
         return tally.shown() | {"posted_seconds": posted} | arrivals.shown()

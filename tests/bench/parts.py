@@ -1,10 +1,11 @@
 """All parts of the benchmark, in the order in which a run measures them."""
 
-from tests.bench import accept, limits
+from tests.bench import accept, end_to_end, limits
 from tests.bench.stand import Part
 
 PARTS: tuple[Part, ...] = (
     limits.PART,
+    end_to_end.PART,
     accept.PART,
 )
 

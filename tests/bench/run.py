@@ -93,9 +93,10 @@ async def measure(parts: Sequence[Part], options: Options) -> tuple[dict[str, Fi
             began = time.monotonic()
             async with running_generator() as generator:
                 try:
-                    stack = stacks.current()
+                    stand = Stand(stacks.current(), generator, options)
                     print(f"… {part.name}: {part.title} (about {part.seconds} s)", flush=True)
-                    found[part.name] = await part.measure(Stand(stack, generator, options))
+                    found[part.name] = await part.measure(stand)
+                    await stand.close()
                 except Exception:
                     traceback.print_exc()
                     stacks.drop()

@@ -1,0 +1,177 @@
+"""End to end: from the POST to the record on the branch's topic, all four services on the same machine.
+
+First as fast as it goes; then the highest rate at which the backlog does not grow is searched for with paced load and
+proved by holding it; then the latencies at a quarter, half and three quarters of that.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from deploy.local.state import SERVICES
+from tests.bench.backlog import highest, holds, slope
+from tests.bench.figures import Cpu, Figure, Findings, Target, milliseconds_a_ticket
+from tests.bench.floors import BARE, TEXTBOOK, Floors, Rounds, floors
+from tests.bench.machine import POSTGRES, SERVERS
+from tests.bench.stand import Part, Stand
+
+FULL_SECONDS = 20.0
+TRIAL_SECONDS = 5.0
+TRIALS = 4
+HOLD_SECONDS = 10.0
+LEVEL_SECONDS = 5.0
+LEVELS = (0.25, 0.5, 0.75)
+FLOOR_SECONDS = 1.5
+# A rate that does not hold for the longer proof is taken down by this.
+LESS = 0.93
+PROOFS = 3
+
+
+@dataclass
+class Run:
+    """One run of tickets through everything: what the load generator saw, and CPU milliseconds a ticket."""
+
+    done: dict[str, Any]
+    cpu: dict[str, float]
+
+    @property
+    def rate(self) -> float:
+        """Tickets a second from the first POST to the last order."""
+        return float(self.done["done"] / self.done["last_order_seconds"])
+
+
+@dataclass
+class Level:
+    """A share of the sustained rate, round by round, in milliseconds."""
+
+    p50: list[float] = field(default_factory=list)
+    p95: list[float] = field(default_factory=list)
+    p99: list[float] = field(default_factory=list)
+    cpu: list[dict[str, float]] = field(default_factory=list)
+
+
+async def through(stand: Stand, seconds: float, rate: float | None = None) -> Run:
+    """Send tickets through everything from rest to rest; at a rate, or as fast as it goes."""
+    await stand.drained()
+    before = stand.machine.cpu()
+    done = await stand.load.run(
+        "pipeline",
+        url=f"{stand.stack.url('intake')}/v1/tickets",
+        key=stand.key("front_line"),
+        bootstrap=stand.stack.bootstrap,
+        branches=sorted(stand.facts["branch_keys"]),
+        seconds=seconds,
+        rate=rate,
+    )
+    await stand.drained()
+    return Run(done, milliseconds_a_ticket(before, stand.machine.cpu(), done["done"], SERVERS))
+
+
+async def measure(stand: Stand) -> Findings:
+    bare, textbook = Rounds(), Rounds()
+    levels = {level: Level() for level in LEVELS}
+    async with floors(stand) as beneath:
+        await _floors(beneath, bare, textbook)
+        await through(stand, 1.0)
+        full = await through(stand, FULL_SECONDS)
+        stand.say(f"as fast as it goes: {full.rate:,.0f} tickets/s")
+        await _floors(beneath, bare, textbook)
+        sustained, proof, trials = await _sustained(stand, full.rate)
+        await _floors(beneath, bare, textbook)
+        # A level is 5 s of latencies of thousands of tickets; more rounds than two would cost more than they tell.
+        for number in range(1, min(stand.options.rounds, 2) + 1):
+            for share, level in levels.items():
+                run = await through(stand, LEVEL_SECONDS, max(sustained * share, 1.0))
+                for name in ("p50", "p95", "p99"):
+                    getattr(level, name).append(run.done["order_ms"][name])
+                level.cpu.append(run.cpu)
+                stand.say(f"round {number}, {share:.0%} of {sustained:,.0f}/s: p99 {level.p99[-1]:,.0f} ms")
+    return _findings(bare, textbook, full, sustained, proof, trials, levels)
+
+
+async def _floors(beneath: Floors, bare: Rounds, textbook: Rounds) -> None:
+    await beneath.round(BARE, bare, FLOOR_SECONDS)
+    await beneath.round(TEXTBOOK, textbook, FLOOR_SECONDS)
+
+
+async def _sustained(stand: Stand, first: float) -> tuple[float, Run, list[dict[str, Any]]]:
+    """The rate that held, the run that proves it, and all trials. A rate of 0 means that none held."""
+    trials: list[dict[str, Any]] = []
+
+    async def tried(rate: float, seconds: float) -> tuple[bool, Run]:
+        run = await through(stand, seconds, rate)
+        curve, answered = run.done["curve"], run.done["rate"]
+        held, climb = holds(curve, rate, answered, seconds), slope(curve, seconds)
+        trials.append({"rate": rate, "seconds": seconds, "held": held, "answered": answered, "slope": climb})
+        stand.say(f"{rate:,.0f}/s for {seconds:.0f} s: backlog {climb:+.1f}/s, {'holds' if held else 'grows'}")
+        return held, run
+
+    async def trial(rate: float) -> bool:
+        return (await tried(rate, TRIAL_SECONDS))[0]
+
+    rate = await highest(trial, first, TRIALS) or first * LESS
+    for _ in range(PROOFS):
+        held, run = await tried(rate, HOLD_SECONDS)
+        if held:
+            return rate, run, trials
+        rate *= LESS
+    return 0.0, run, trials
+
+
+def _findings(
+    bare: Rounds,
+    textbook: Rounds,
+    full: Run,
+    sustained: float,
+    proof: Run,
+    trials: list[dict[str, Any]],
+    levels: dict[float, Level],
+) -> Findings:
+    found = Findings()
+    count = len(bare.rate)
+    services = sum(proof.cpu[name] for name in SERVICES)
+    one_insert = [each[TEXTBOOK] for each in textbook.cpu]
+    with_postgres = [each[TEXTBOOK] + each[POSTGRES] for each in textbook.cpu]
+    lowest = Target("at least", 0.20, "ratio")
+    found.figures = [
+        Figure("Sustained, no growing backlog", "tickets/s", [sustained] * count, bare.rate, BARE, lowest),
+        Figure("As fast as it goes, to the last order", "tickets/s", [full.rate] * count, bare.rate, BARE),
+        Figure("Backlog's growth at the sustained rate", "tickets/s", [slope(proof.done["curve"], HOLD_SECONDS)]),
+        Figure(
+            "CPU of the four services a ticket",
+            "ms",
+            [services] * count,
+            one_insert,
+            TEXTBOOK,
+            Target("at most", 1, "ratio"),
+        ),
+        Figure(
+            "The same, with PostgreSQL on both sides",
+            "ms",
+            [services + proof.cpu[POSTGRES]] * count,
+            with_postgres,
+            TEXTBOOK,
+        ),
+    ]
+    for share, level in levels.items():
+        name = f"POST to order at {share:.0%} of it"
+        half = Target("at most", 500) if share == 0.5 else None
+        found.figures += [
+            Figure(f"{name}, p50", "ms", level.p50),
+            Figure(f"{name}, p95", "ms", level.p95),
+            Figure(f"{name}, p99", "ms", level.p99, target=half),
+        ]
+    found.cpu = [
+        Cpu("at the sustained rate", [proof.cpu]),
+        Cpu("as fast as it goes", [full.cpu]),
+        *(Cpu(f"at {share:.0%}", level.cpu) for share, level in levels.items()),
+    ]
+    found.facts = {"full": full.done, "proof": proof.done, "trials": trials, "levels_tickets_per_second": sustained}
+    found.notes = [
+        f"The backlog (tickets accepted minus orders seen on the branches' topics, every half second) held"
+        f" {HOLD_SECONDS:.0f} s at this rate; its curve, and those of the trials, are in the JSON.",
+        "Reading the branches' topics costs the load generator about as much as a fifth service; it shares the cores.",
+    ]
+    return found
+
+
+PART = Part("end_to_end", "End to end: POST to the record on the branch's topic", 120, measure)
