@@ -33,19 +33,28 @@ def holds(curve: Sequence[Sample], asked: float, answered: float, until_seconds:
     return slope(curve, until_seconds) <= asked * TOLERATED_SLOPE
 
 
-async def highest(holds_at: Callable[[float], Awaitable[bool]], first: float, trials: int) -> float:
-    """The highest rate found to hold in so many trials, 0 if none did: up or down by steps from `first` until one
-    holds and one does not, then by halves between them."""
+async def highest(trial: Callable[[float], Awaitable[tuple[bool, float]]], first: float, trials: int) -> float:
+    """The highest rate found to hold in so many trials, 0 if none did.
+
+    A trial says whether the rate held and which rate was answered. From `first` it goes up by steps, or down to what
+    was answered, until one rate holds and one does not; then by halves between them.
+    """
     held, failed, rate = 0.0, float("inf"), first
     for _ in range(trials):
-        if await holds_at(rate):
+        kept_up, answered = await trial(rate)
+        if kept_up:
             held = max(held, rate)
         else:
             failed = min(failed, rate)
         if not held:
-            rate = failed / STEP
+            rate = less(failed, answered)
         elif failed == float("inf"):
             rate = held * STEP
         else:
             rate = (held + failed) / 2
     return held
+
+
+def less(asked: float, answered: float) -> float:
+    """The rate to try after one that did not hold: a step below it, or below what was answered if that is less."""
+    return min(asked / STEP, answered * (1 - 2 * TOLERATED_SHORTFALL))

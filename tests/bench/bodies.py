@@ -18,7 +18,7 @@ CATEGORIES = (
     "network.data.slow",
     "network.data.no_access",
 )
-CONTENT = "家里信号差,打电话经常断线,希望尽快处理。已经三天了,影响工作,请派人上门检查。" * 2
+CONTENT = "家里信号差,打电话经常断线,希望尽快处理。已经三天了,影响工作,请派人上门检查。" * 2 + "晚上八点以后最严重。"
 CITIES = tuple((branch.id, branch.districts[0]) for branch in load_pack(PACK).branches if branch.districts)
 MARK = "0123456789"
 
@@ -45,7 +45,13 @@ def complaint(category: str, city: str, district: str, number: str = MARK) -> di
         "channel": "service_hall",
         "kind": "complaint",
         "category": category,
-        "customer": {"phone": f"1{number}", "tier": "ordinary", "brand": "easyown", "home_city": city},
+        "customer": {
+            "phone": f"1{number}",
+            "name": "王晓明",
+            "tier": "ordinary",
+            "brand": "easyown",
+            "home_city": city,
+        },
         "content": CONTENT,
         "place": {"city": city, "district": district, "address": f"第{number}号楼"},
         "elements": {"location": f"第{number}号楼", "since": "三天前"},

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from tests.bench import outside, physical
+from tests.bench import bulk, lives, outside, physical
 from tests.bench.bodies import Bodies, Posts
 from tests.bench.figures import percentiles_ms
 from tests.bench.wire import Wire, connect
@@ -124,7 +124,7 @@ async def paced(url: str, make: Callable[[], bytes], rate: float, seconds: float
             due_ones.append(due)
             number += 1
         send()
-        await asyncio.sleep(TICK_SECONDS)
+        await asyncio.sleep(max(TICK_SECONDS, began + number / rate - time.perf_counter()))
     await over
     tally.seconds = time.perf_counter() - began
     for wire in wires:
@@ -170,6 +170,19 @@ class Jobs:
             posted = tally.seconds
             await arrivals.all_seen()
         return tally.shown() | {"posted_seconds": posted} | arrivals.shown()
+
+    async def life(self, url: str, key: str, seconds: float, connections: int, **about: Any) -> dict[str, Any]:
+        """Complaints in a closed loop, each carried to its end; `about` is what `lives.lives` wants."""
+        tally = Tally()
+        async with lives.lives(**about) as town:
+            tally.taken = town.accepted
+            await closed_loop(url, posts(url, key, self._bodies).next, connections, seconds, tally)
+            await town.all_closed()
+        return tally.shown() | town.shown()
+
+    async def bulk(self, url: str, key: str, lines: int) -> dict[str, Any]:
+        """One import of so many complaints."""
+        return await bulk.send(url, key, (self._bodies.next()[1] for _ in range(lines)), lines)
 
     async def empty(self, url: str, connections: int, seconds: float) -> dict[str, Any]:
         """A GET with nothing in it."""

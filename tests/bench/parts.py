@@ -1,11 +1,14 @@
 """All parts of the benchmark, in the order in which a run measures them."""
 
-from tests.bench import accept, end_to_end, limits
+from tests.bench import accept, end_to_end, imports, limits, memory, whole_life
 from tests.bench.stand import Part
 
 PARTS: tuple[Part, ...] = (
     limits.PART,
+    memory.PART,
+    whole_life.PART,
     end_to_end.PART,
+    imports.PART,
     accept.PART,
 )
 

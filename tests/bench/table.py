@@ -14,6 +14,8 @@ def number(value: float) -> str:
         return f"{value:,.0f}"
     if abs(value) >= 10:
         return f"{value:.1f}"
+    if value == 0:
+        return "0"
     return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
 
 
