@@ -18,19 +18,31 @@ TOLERATED_SHORTFALL = 0.03
 STEP = 1.15
 
 
-def slope(curve: Sequence[Sample], until_seconds: float, from_seconds: float = SETTLED_SECONDS) -> float:
-    """Tickets a second by which the backlog grows: the median of the slopes between all pairs of samples (Theil–Sen),
-    which a single stall does not move. 0 when there are fewer than two samples in that time."""
-    points = [(at, accepted - seen) for at, accepted, seen in curve if from_seconds <= at <= until_seconds]
+def growth(curve: Sequence[Sample], until_seconds: float) -> float:
+    """Tickets a second by which the backlog grows, from when the pipeline is filled until then."""
+    return _slope([(at, accepted - seen) for at, accepted, seen in _settled(curve, until_seconds)])
+
+
+def answered(curve: Sequence[Sample], until_seconds: float) -> float:
+    """Tickets a second that were accepted in the same time."""
+    return _slope([(at, accepted) for at, accepted, _ in _settled(curve, until_seconds)])
+
+
+def holds(curve: Sequence[Sample], asked: float, until_seconds: float) -> bool:
+    """Whether the platform kept up with `asked` tickets a second: took them in, and sent them on."""
+    if answered(curve, until_seconds) < asked * (1 - TOLERATED_SHORTFALL):
+        return False
+    return growth(curve, until_seconds) <= asked * TOLERATED_SLOPE
+
+
+def _settled(curve: Sequence[Sample], until_seconds: float) -> list[Sample]:
+    return [sample for sample in curve if SETTLED_SECONDS <= sample[0] <= until_seconds]
+
+
+def _slope(points: Sequence[tuple[float, int]]) -> float:
+    """The median of the slopes between all pairs (Theil–Sen), which a single stall does not move; 0 for under two."""
     slopes = [(after - before) / (late - early) for (early, before), (late, after) in combinations(points, 2)]
     return statistics.median(slopes) if slopes else 0.0
-
-
-def holds(curve: Sequence[Sample], asked: float, answered: float, until_seconds: float) -> bool:
-    """Whether the platform kept up with `asked` tickets a second, of which `answered` a second were accepted."""
-    if answered < asked * (1 - TOLERATED_SHORTFALL):
-        return False
-    return slope(curve, until_seconds) <= asked * TOLERATED_SLOPE
 
 
 async def highest(trial: Callable[[float], Awaitable[tuple[bool, float]]], first: float, trials: int) -> float:
@@ -41,13 +53,13 @@ async def highest(trial: Callable[[float], Awaitable[tuple[bool, float]]], first
     """
     held, failed, rate = 0.0, float("inf"), first
     for _ in range(trials):
-        kept_up, answered = await trial(rate)
+        kept_up, taken = await trial(rate)
         if kept_up:
             held = max(held, rate)
         else:
             failed = min(failed, rate)
         if not held:
-            rate = less(failed, answered)
+            rate = less(failed, taken)
         elif failed == float("inf"):
             rate = held * STEP
         else:
@@ -55,6 +67,6 @@ async def highest(trial: Callable[[float], Awaitable[tuple[bool, float]]], first
     return held
 
 
-def less(asked: float, answered: float) -> float:
+def less(asked: float, taken: float) -> float:
     """The rate to try after one that did not hold: a step below it, or below what was answered if that is less."""
-    return min(asked / STEP, answered * (1 - 2 * TOLERATED_SHORTFALL))
+    return min(asked / STEP, taken * (1 - 2 * TOLERATED_SHORTFALL))

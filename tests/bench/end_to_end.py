@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deploy.local.state import SERVICES
-from tests.bench.backlog import highest, holds, less, slope
+from tests.bench.backlog import answered, growth, highest, holds, less
 from tests.bench.figures import Cpu, Figure, Findings, Target, milliseconds_a_ticket
 from tests.bench.floors import BARE, TEXTBOOK, Floors, Rounds, floors
 from tests.bench.machine import POSTGRES, SERVERS
@@ -48,8 +48,7 @@ class Level:
 
 
 async def through(stand: Stand, seconds: float, rate: float | None = None) -> Run:
-    """Send tickets through everything from rest to rest; at a rate, or as fast as it goes."""
-    await stand.drained()
+    """Send tickets through everything until all is at rest again; at a rate, or as fast as it goes."""
     before = stand.machine.cpu()
     done = await stand.load.run(
         "pipeline",
@@ -69,6 +68,7 @@ async def measure(stand: Stand) -> Findings:
     levels = {level: Level() for level in LEVELS}
     async with floors(stand) as beneath:
         await _floors(beneath, bare, textbook)
+        await stand.drained()
         await through(stand, 1.0)
         full = await through(stand, FULL_SECONDS)
         stand.say(f"as fast as it goes: {full.rate:,.0f} tickets/s")
@@ -84,7 +84,10 @@ async def measure(stand: Stand) -> Findings:
                     getattr(level, name).append(run.done["order_ms"][name])
                 level.cpu.append(run.cpu)
                 stand.say(f"round {number}, {share:.0%} of {base:,.0f}/s: p99 {level.p99[-1]:,.0f} ms")
-    return _findings(bare, textbook, full, sustained, proof, trials, levels)
+    found = _findings(bare, textbook, full, sustained, proof, trials, levels)
+    busiest = max(job["core_share"] for job in stand.load.jobs)
+    found.figures.append(Figure("Load generator, busiest run", "of a core", [busiest], target=Target("at most", 0.6)))
+    return found
 
 
 async def _floors(beneath: Floors, bare: Rounds, textbook: Rounds) -> None:
@@ -98,22 +101,25 @@ async def _sustained(stand: Stand, first: float) -> tuple[float, Run, list[dict[
 
     async def tried(rate: float, seconds: float) -> tuple[bool, Run]:
         run = await through(stand, seconds, rate)
-        curve, answered = run.done["curve"], run.done["rate"]
-        held, climb = holds(curve, rate, answered, seconds), slope(curve, seconds)
-        trials.append({"rate": rate, "seconds": seconds, "held": held, "answered": answered, "slope": climb})
-        stand.say(f"{rate:,.0f}/s for {seconds:.0f} s: backlog {climb:+.1f}/s, {'holds' if held else 'grows'}")
+        curve = run.done["curve"]
+        held, taken, climb = holds(curve, rate, seconds), answered(curve, seconds), growth(curve, seconds)
+        trials.append({"rate": rate, "seconds": seconds, "held": held, "answered": taken, "growth": climb})
+        stand.say(
+            f"{rate:,.0f}/s for {seconds:.0f} s: {taken:,.0f}/s accepted, backlog {climb:+.1f}/s,"
+            f" {'held' if held else 'not held'}"
+        )
         return held, run
 
     async def trial(rate: float) -> tuple[bool, float]:
-        held, run = await tried(rate, TRIAL_SECONDS)
-        return held, run.done["rate"]
+        held, _ = await tried(rate, TRIAL_SECONDS)
+        return held, trials[-1]["answered"]
 
     rate = await highest(trial, first, TRIALS) or less(trials[-1]["rate"], trials[-1]["answered"])
     for _ in range(PROOFS):
         held, run = await tried(rate, HOLD_SECONDS)
         if held:
             return rate, run, trials
-        rate = less(rate, run.done["rate"])
+        rate = less(rate, trials[-1]["answered"])
     return 0.0, run, trials
 
 
@@ -135,7 +141,7 @@ def _findings(
     found.figures = [
         Figure("Sustained, no growing backlog", "tickets/s", [sustained] * count, bare.rate, BARE, lowest),
         Figure("As fast as it goes, to the last order", "tickets/s", [full.rate] * count, bare.rate, BARE),
-        Figure("Backlog's growth at the sustained rate", "tickets/s", [slope(proof.done["curve"], HOLD_SECONDS)]),
+        Figure("Backlog's growth at the sustained rate", "tickets/s", [growth(proof.done["curve"], HOLD_SECONDS)]),
         Figure(
             "CPU of the four services a ticket",
             "ms",

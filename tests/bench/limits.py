@@ -40,4 +40,4 @@ async def measure(stand: Stand) -> Findings:
     return Findings(figures, notes=["`fsync` and `synchronous_commit` on; the drivers are those of the platform."])
 
 
-PART = Part("limits", "Limits of what is below", 25, measure)
+PART = Part("limits", "Limits of what is below", 30, measure)

@@ -78,4 +78,4 @@ async def _ready(url: str) -> bool:
     return False
 
 
-PART = Part("memory", "Memory and start", 20, measure)
+PART = Part("memory", "Memory and start", 30, measure)
