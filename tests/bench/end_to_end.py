@@ -48,7 +48,8 @@ class Level:
 
 
 async def through(stand: Stand, seconds: float, rate: float | None = None) -> Run:
-    """Send tickets through everything until all is at rest again; at a rate, or as fast as it goes."""
+    """Send tickets through everything from rest to rest; at a rate, or as fast as it goes."""
+    await stand.drained()
     before = stand.machine.cpu()
     done = await stand.load.run(
         "pipeline",
@@ -68,7 +69,6 @@ async def measure(stand: Stand) -> Findings:
     levels = {level: Level() for level in LEVELS}
     async with floors(stand) as beneath:
         await _floors(beneath, bare, textbook)
-        await stand.drained()
         await through(stand, 1.0)
         full = await through(stand, FULL_SECONDS)
         stand.say(f"as fast as it goes: {full.rate:,.0f} tickets/s")
