@@ -13,6 +13,8 @@ Sample = tuple[float, int, int]
 SETTLED_SECONDS = 1.5
 # Of the rate: a backlog that climbs by more is growing. Below it, the climb cannot be told from going up and down.
 TOLERATED_SLOPE = 0.03
+# A backlog goes up and down by what comes in this time; over a short run that alone can look like a climb.
+RIPPLE_SECONDS = 0.15
 # Of the rate asked for: a run that was answered for less was not run at that rate.
 TOLERATED_SHORTFALL = 0.03
 STEP = 1.15
@@ -32,7 +34,8 @@ def holds(curve: Sequence[Sample], asked: float, until_seconds: float) -> bool:
     """Whether the platform kept up with `asked` tickets a second: took them in, and sent them on."""
     if answered(curve, until_seconds) < asked * (1 - TOLERATED_SHORTFALL):
         return False
-    return growth(curve, until_seconds) <= asked * TOLERATED_SLOPE
+    tolerated = max(TOLERATED_SLOPE, RIPPLE_SECONDS / max(until_seconds - SETTLED_SECONDS, SETTLED_SECONDS))
+    return growth(curve, until_seconds) <= asked * tolerated
 
 
 def _settled(curve: Sequence[Sample], until_seconds: float) -> list[Sample]:

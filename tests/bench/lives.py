@@ -4,7 +4,7 @@ and callback staff that records the result over HTTP as soon as an order is answ
 import asyncio
 import contextlib
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,10 +32,11 @@ SATISFIED = b'{"outcome":"satisfied"}'
 class Town:
     """The branches and the callback staff. A ticket's life is over when its `ticket.closed` was read."""
 
-    def __init__(self, producer: AIOKafkaProducer, wires: list[Wire], host: str, key: str) -> None:
+    def __init__(self, producer: AIOKafkaProducer, dispatch_url: str, key: str) -> None:
         self._producer = producer
         self._orders: asyncio.Queue[Any] = asyncio.Queue()
-        self._free, self._calls = wires, deque[bytes]()
+        self._calls: asyncio.Queue[bytes] = asyncio.Queue()
+        self._url, host = dispatch_url, urlsplit(dispatch_url).netloc
         self._head = f"Host: {host}\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json".encode()
         self._began = time.perf_counter()
         self._due: dict[str, float] = {}
@@ -54,12 +55,11 @@ class Town:
                 self._handled.add(record.key)
                 self._orders.put_nowait(record)
         elif kind == b"order.replied":
-            self._calls.append(record.key)
-            self._call()
+            self._calls.put_nowait(record.key)
         elif kind == b"ticket.closed":
             self._closed.setdefault(record.key.decode(), time.perf_counter())
 
-    async def work(self) -> None:
+    async def answer_orders(self) -> None:
         """Accept and answer every order, in the order in which they came."""
         while True:
             record = await self._orders.get()
@@ -68,17 +68,31 @@ class Town:
             for kind, data in (("order.accept", {}), ("order.reply", {"reply": REPLY})):
                 await self._producer.send(BRANCH_REPLIES, **command(kind, order, branch, data, None))
 
-    def _call(self) -> None:
-        while self._free and self._calls:
-            wire, ticket = self._free.pop(), self._calls.popleft()
-            wire.answered = lambda status, body, wire=wire: self._called(wire, status)  # type: ignore[misc]
-            wire.send(CALL % (ticket, self._head, ticket, len(SATISFIED), SATISFIED))
+    async def call_back(self) -> None:
+        """Record that the customer is satisfied, one order after another, over a connection that is made anew when the
+        server has closed it for being idle."""
+        wire: Wire | None = None
+        while True:
+            ticket = await self._calls.get()
+            status = 0
+            while not status:
+                if wire is None or not wire.is_open:
+                    (wire,) = await connect(self._url, 1)
+                status = await self._called(wire, ticket)
+            if status >= 300:
+                self._refused[status] += 1
 
-    def _called(self, wire: Wire, status: int) -> None:
-        if status >= 300:
-            self._refused[status] += 1
-        self._free.append(wire)
-        self._call()
+    async def _called(self, wire: Wire, ticket: bytes) -> int:
+        """The status of the answer, 0 when the connection was closed; its key makes a repetition harmless."""
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def answered(status: int, body: bytes = b"") -> None:
+            if not answer.done():
+                answer.set_result(status)
+
+        wire.answered, wire.lost = answered, lambda: answered(0)
+        wire.send(CALL % (ticket, self._head, ticket, len(SATISFIED), SATISFIED))
+        return await answer
 
     async def all_closed(self) -> None:
         """Wait until every accepted ticket is closed. Raises `TimeoutError`."""
@@ -103,15 +117,13 @@ async def lives(bootstrap: str, branches: Iterable[str], dispatch_url: str, call
     partitions = [TopicPartition(branch_topic(branch), 0) for branch in branches]
     count = next(topic.partitions for topic in topic_file().topics if topic.name == DISPATCH)
     partitions += [TopicPartition(DISPATCH, number) for number in range(count)]
-    wires = await connect(dispatch_url, CALLERS)
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=5)
-    async with producer:
-        town = Town(producer, list(wires), urlsplit(dispatch_url).netloc, callback_key)
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=5) as producer:
+        town = Town(producer, dispatch_url, callback_key)
         async with reading(bootstrap, partitions, town.read):
-            working = asyncio.create_task(town.work())
+            working = [asyncio.create_task(town.answer_orders())]
+            working += [asyncio.create_task(town.call_back()) for _ in range(CALLERS)]
             try:
                 yield town
             finally:
-                working.cancel()
-                for wire in wires:
-                    wire.close()
+                for task in working:
+                    task.cancel()

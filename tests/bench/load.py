@@ -25,7 +25,9 @@ from tests.bench.wire import Wire, connect
 
 TICK_SECONDS = 0.001
 CONNECTIONS = 32
-PACED_CONNECTIONS = 64
+# A paced run has one connection for every four requests a second: enough for answers that take 250 ms, and few enough
+# that none is idle so long that the server closes it.
+PACED_CONNECTIONS, FOR_EACH = (4, 64), 4
 
 
 @dataclass
@@ -96,15 +98,16 @@ async def closed_loop(url: str, make: Callable[[], bytes], connections: int, sec
 
 async def paced(url: str, make: Callable[[], bytes], rate: float, seconds: float, tally: Tally) -> None:
     """A steady rate; a request that waits for a free connection is charged for the wait."""
-    wires = await connect(url, PACED_CONNECTIONS)
-    free, due_ones = list(wires), deque[float]()
+    fewest, most = PACED_CONNECTIONS
+    wires = await connect(url, min(max(fewest, int(rate / FOR_EACH)), most))
+    free, due_ones = deque(wires), deque[float]()
     over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     count = int(rate * seconds)
     began = time.perf_counter()
 
     def send() -> None:
         while free and due_ones:
-            wire, due = free.pop(), due_ones.popleft()
+            wire, due = free.popleft(), due_ones.popleft()
             wire.answered = lambda status, body, wire=wire, due=due: answered(wire, due, status, body)  # type: ignore[misc]
             wire.send(make())
 

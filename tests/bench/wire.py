@@ -19,7 +19,7 @@ class Wire(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.answered: Answered = lambda status, body: None
-        self.lost: Callable[[], None] = lambda: None
+        self.lost: Callable[[], object] = lambda: None
         self._transport: asyncio.WriteTransport | None = None
         self._buffer = b""
         self._needed = 0
@@ -32,8 +32,14 @@ class Wire(asyncio.Protocol):
         self._transport = None
         self.lost()
 
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None
+
     def send(self, request: bytes) -> None:
-        assert self._transport is not None, "the server closed the connection"
+        """Raises `ConnectionError` when the server has closed the connection."""
+        if self._transport is None:
+            raise ConnectionError("the server closed the connection")
         self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:

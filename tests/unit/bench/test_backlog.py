@@ -32,6 +32,12 @@ def test_a_backlog_that_climbs_grows_however_slowly() -> None:
     assert not holds(curve(RATE - 20), RATE, 10)
 
 
+def test_a_short_run_is_allowed_its_ripple() -> None:
+    climbing = curve(RATE - 14)
+    assert holds(climbing, RATE, 5)
+    assert not holds(climbing, RATE, 10)
+
+
 def test_one_stall_is_no_growth() -> None:
     assert holds(curve(RATE, stall=(9.5, 900)), RATE, 10)
 
