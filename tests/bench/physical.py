@@ -38,7 +38,7 @@ async def commits(dsn: str, writers: int, rows: int, seconds: float) -> dict[str
     passed = time.perf_counter() - began
     for connection in connections:
         await connection.close()
-    return {"commits": done, "rate": done / passed, "rows_rate": done * rows / passed, "seconds": passed}
+    return {"commits": done, "rows": done * rows, "rate": done * rows / passed, "seconds": passed}
 
 
 async def produce(bootstrap: str, topic: str, seconds: float) -> dict[str, Any]:

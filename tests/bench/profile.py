@@ -3,8 +3,8 @@
     python -m tests.bench.profile [accept|end_to_end|whole_life] [--seconds 20] [--output docs/profiles]
 
 py-spy takes the samples: from the environment variable PY_SPY, or from the path. It is no dependency of the project.
-The load is that of the part at full speed; beside the pictures stands a line with the rate that was seen meanwhile,
-which is lower than without a profiler.
+The load is that of the part at full speed; the rate that was seen meanwhile is printed, and is lower than without a
+profiler.
 """
 
 import argparse

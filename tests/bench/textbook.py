@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from fastapi import FastAPI
-from sqlalchemy import JSON, DateTime, MetaData, Text, Uuid
+from sqlalchemy import JSON, DateTime, Text, Uuid
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -23,7 +23,7 @@ POOL = 20
 
 
 class Base(DeclarativeBase):
-    metadata = MetaData()
+    """The tables of the textbook."""
 
 
 class Ticket(Base):
