@@ -21,7 +21,7 @@ TRANSITIONS = (
     "ticket.closed",
 )
 SIZE = """
-SELECT coalesce(sum(pg_total_relation_size(pg_class.oid)), 0)::bigint FROM pg_class
+SELECT relname, pg_total_relation_size(pg_class.oid) FROM pg_class
 JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = 'public' AND relkind = 'r'
 """
 
@@ -45,7 +45,8 @@ async def measure(stand: Stand) -> Findings:
     cpu, tickets = stand.machine.cpu(), done["done"]
     taken = {kind: count - steps.get(kind, 0) for kind, count in (await _steps(stand)).items()}
     transitions = sum(taken.get(kind, 0) for kind in TRANSITIONS)
-    grown = {name: size - sizes[name] for name, size in (await _sizes(stand)).items()}
+    tables = {name: size - sizes.get(name, 0) for name, size in (await _sizes(stand)).items()}
+    grown = {service: sum(size for name, size in tables.items() if name[0] == service) for service in SERVICES}
     seconds = done["last_closed_seconds"]
     stand.say(f"{tickets:,} lives in {seconds:.1f} s, {transitions:,} transitions")
     figures = [
@@ -61,17 +62,18 @@ async def measure(stand: Stand) -> Findings:
         f"{transitions / tickets:.2f} transitions a ticket; in all {sum(taken.values()) / tickets:.2f} entries in its"
         " timeline.",
     ]
-    facts = {"done": done, "timeline": taken, "bytes": grown}
+    by_table = {".".join(name): size for name, size in sorted(tables.items()) if size}
+    facts = {"done": done, "timeline": taken, "bytes_by_table": by_table}
     used = milliseconds_a_ticket(before, cpu, tickets, SERVERS)
     return Findings(figures, [Cpu("a whole life", [used])], facts, notes)
 
 
-async def _sizes(stand: Stand) -> dict[str, int]:
-    """Bytes of all tables with their indexes, by service."""
+async def _sizes(stand: Stand) -> dict[tuple[str, str], int]:
+    """Bytes of each table with its indexes, by service and name."""
     sizes = {}
     for service in SERVICES:
         async with stand.database(service) as connection:
-            sizes[service] = await connection.fetchval(SIZE)
+            sizes |= {(service, row[0]): row[1] for row in await connection.fetch(SIZE)}
     return sizes
 
 
