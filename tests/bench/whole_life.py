@@ -70,7 +70,7 @@ async def measure(stand: Stand) -> Findings:
 
 async def _sizes(stand: Stand) -> dict[tuple[str, str], int]:
     """Bytes of each table with its indexes, by service and name."""
-    sizes = {}
+    sizes: dict[tuple[str, str], int] = {}
     for service in SERVICES:
         async with stand.database(service) as connection:
             sizes |= {(service, row[0]): row[1] for row in await connection.fetch(SIZE)}
