@@ -14,6 +14,7 @@ from typing import Any
 from tests.support.stack import PROJECT
 
 LINE_LIMIT_BYTES = 64 * 1024 * 1024
+STOP_SECONDS = 2.0
 
 
 class GeneratorFailed(Exception):
@@ -61,7 +62,12 @@ async def running_generator() -> AsyncIterator[Generator]:
     finally:
         if process.stdin is not None:
             process.stdin.close()
-        await process.wait()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            # It is in the middle of a job that nobody waits for any more.
+            process.kill()
+            await process.wait()
 
 
 @contextlib.asynccontextmanager

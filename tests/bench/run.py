@@ -95,8 +95,10 @@ async def measure(parts: Sequence[Part], options: Options) -> tuple[dict[str, Fi
                 try:
                     stand = Stand(stacks.current(), generator, options)
                     print(f"… {part.name}: {part.title} (about {part.seconds} s)", flush=True)
-                    found[part.name] = await part.measure(stand)
-                    await stand.close()
+                    try:
+                        found[part.name] = await part.measure(stand)
+                    finally:
+                        await stand.close()
                 except Exception:
                     traceback.print_exc()
                     stacks.drop()
