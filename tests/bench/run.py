@@ -91,20 +91,16 @@ async def measure(parts: Sequence[Part], options: Options) -> tuple[dict[str, Fi
     try:
         for part in parts:
             began = time.monotonic()
-            async with running_generator() as generator:
-                try:
-                    stand = Stand(stacks.current(), generator, options)
+            try:
+                stack = stacks.current()
+                async with running_generator() as generator:
                     print(f"… {part.name}: {part.title} (about {part.seconds} s)", flush=True)
-                    try:
-                        found[part.name] = await part.measure(stand)
-                    finally:
-                        await stand.close()
-                except Exception:
-                    traceback.print_exc()
-                    stacks.drop()
-                    continue
-                finally:
+                    found[part.name] = await _measured(part, Stand(stack, generator, options))
                     jobs += [{"part": part.name, **job} for job in generator.jobs]
+            except Exception:
+                traceback.print_exc()
+                stacks.drop()
+                continue
             print(f"\n{section(part.title, found[part.name])}", flush=True)
             print(f"… {part.name} took {time.monotonic() - began:.0f} s", flush=True)
             if part.spoils:
@@ -112,6 +108,13 @@ async def measure(parts: Sequence[Part], options: Options) -> tuple[dict[str, Fi
     finally:
         stacks.drop()
     return found, {"load_generator": jobs}
+
+
+async def _measured(part: Part, stand: Stand) -> Findings:
+    try:
+        return await part.measure(stand)
+    finally:
+        await stand.close()
 
 
 def about(options: Options, seconds: float) -> dict[str, Any]:
