@@ -45,6 +45,7 @@ class Level:
     p95: list[float] = field(default_factory=list)
     p99: list[float] = field(default_factory=list)
     cpu: list[dict[str, float]] = field(default_factory=list)
+    done: list[dict[str, Any]] = field(default_factory=list)
 
 
 async def through(stand: Stand, seconds: float, rate: float | None = None) -> Run:
@@ -83,6 +84,7 @@ async def measure(stand: Stand) -> Findings:
                 for name in ("p50", "p95", "p99"):
                     getattr(level, name).append(run.done["order_ms"][name])
                 level.cpu.append(run.cpu)
+                level.done.append(run.done)
                 stand.say(f"round {number}, {share:.0%} of {base:,.0f}/s: p99 {level.p99[-1]:,.0f} ms")
     found = _findings(bare, textbook, full, sustained, proof, trials, levels)
     busiest = max(job["core_share"] for job in stand.load.jobs)
@@ -172,6 +174,7 @@ def _findings(
         *(Cpu(f"at {share:.0%}", level.cpu) for share, level in levels.items()),
     ]
     found.facts = {"full": full.done, "proof": proof.done, "trials": trials, "sustained": sustained}
+    found.facts["levels"] = {f"{share:.0%}": level.done for share, level in levels.items()}
     if not sustained:
         found.notes.append("No rate that was tried held long enough: the latencies are at shares of the last one.")
     found.notes += [
@@ -182,4 +185,4 @@ def _findings(
     return found
 
 
-PART = Part("end_to_end", "End to end: POST to the record on the branch's topic", 120, measure)
+PART = Part("end_to_end", "End to end: POST to the record on the branch's topic", 140, measure)

@@ -25,9 +25,9 @@ from tests.bench.wire import Wire, connect
 
 TICK_SECONDS = 0.001
 CONNECTIONS = 32
-# A paced run has one connection for every four requests a second: enough for answers that take 250 ms, and few enough
-# that none is idle so long that the server closes it.
-PACED_CONNECTIONS, FOR_EACH = (4, 64), 4
+# A paced run uses its connections in turn, each every two seconds: enough of them for answers that take as long, and
+# none idle so long that the server closes it.
+PACED_CONNECTIONS, TURN_SECONDS = (4, 64), 2.0
 
 
 @dataclass
@@ -99,7 +99,7 @@ async def closed_loop(url: str, make: Callable[[], bytes], connections: int, sec
 async def paced(url: str, make: Callable[[], bytes], rate: float, seconds: float, tally: Tally) -> None:
     """A steady rate; a request that waits for a free connection is charged for the wait."""
     fewest, most = PACED_CONNECTIONS
-    wires = await connect(url, min(max(fewest, int(rate / FOR_EACH)), most))
+    wires = await connect(url, min(max(fewest, int(rate * TURN_SECONDS)), most))
     free, due_ones = deque(wires), deque[float]()
     over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     count = int(rate * seconds)
