@@ -58,4 +58,4 @@ async def measure(stand: Stand) -> Findings:
     return Findings(figures, [Cpu("imported", [taken]), Cpu("imported and digested", [used])], facts, notes)
 
 
-PART = Part("import", "Import: NDJSON", 50, measure, spoils=True)
+PART = Part("import", "Import: NDJSON", 35, measure, spoils=True)

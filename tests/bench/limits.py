@@ -9,7 +9,7 @@ from tests.bench.generator import beside
 from tests.bench.machine import BROKER, POSTGRES
 from tests.bench.stand import BARE_PORT, Part, Stand
 
-SECONDS = 2.0
+SECONDS = 1.0
 CONNECTIONS = 32
 # Connections that commit at the same time, and rows in a transaction of each.
 WRITES = ((1, 1), (8, 1), (32, 1), (1, 50))
@@ -98,4 +98,4 @@ async def measure(stand: Stand) -> Findings:
     return Findings([limit.figure() for limit in known], [limit.cpu() for limit in known], notes=notes)
 
 
-PART = Part("limits", "Limits of what is below", 30, measure)
+PART = Part("limits", "Limits of what is below", 15, measure)

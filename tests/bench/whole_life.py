@@ -8,7 +8,7 @@ from tests.bench.figures import Cpu, Figure, Findings, milliseconds_a_ticket
 from tests.bench.machine import SERVERS
 from tests.bench.stand import Part, Stand
 
-SECONDS = 10.0
+SECONDS = 6.0
 CONNECTIONS = 32
 PATIENCE_SECONDS = 60.0
 TRANSITIONS = (
@@ -98,4 +98,4 @@ async def _all_told(stand: Stand) -> None:
             await asyncio.sleep(0.2)
 
 
-PART = Part("whole_life", "Whole life: registered to closed", 45, measure)
+PART = Part("whole_life", "Whole life: registered to closed", 30, measure)
