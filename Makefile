@@ -18,7 +18,10 @@ PYTEST_ARGS ?=
 AUDIT_ARGS ?=
 DOSE ?= ci
 SEED ?=
-export BROKER KAFKA_SECURITY TIME_SCALE DATA PORT_BASE KAFKA_PORT POSTGRES_PORT DOSE SEED
+PARTS ?=
+SIZE ?=
+ROUNDS ?=
+export BROKER KAFKA_SECURITY TIME_SCALE DATA PORT_BASE KAFKA_PORT POSTGRES_PORT DOSE SEED PARTS SIZE ROUNDS
 
 .PHONY: help run demo audit test lint bench faults vulnerabilities sbom lock asyncapi clean
 
@@ -48,7 +51,7 @@ lint: $(VENV)/dev.stamp ## correct style and layout, then check types and import
 	$(BIN)/mypy $(PACKAGES)
 	$(BIN)/lint-imports
 
-bench: $(VENV)/dev.stamp ## measure a running stack
+bench: $(VENV)/dev.stamp ## measure the platform beside floors of the same run (PARTS=accept,growth SIZE=1000000 ROUNDS=3)
 	@exec $(BIN)/python -m tests.bench.run
 
 faults: $(VENV)/dev.stamp ## kill and break everything at random, then check that nothing was lost (DOSE=ci|nightly SEED=7)

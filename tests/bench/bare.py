@@ -1,4 +1,7 @@
-"""The floor: a bare FastAPI endpoint that reads the same body into a Pydantic model and answers the same size."""
+"""The floor: a bare FastAPI endpoint that reads the same body into a Pydantic model and answers the same size.
+
+python -m tests.bench.bare PORT
+"""
 
 import sys
 from typing import Any
@@ -6,6 +9,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
+from starlette.responses import Response
 
 app = FastAPI()
 
@@ -47,5 +51,18 @@ async def register(body: Body) -> Answer:
     return Answer(ticket_id="0" * 36, ticket_no="T20261122-0000001", status=body.kind[:10], version=1, links=links)
 
 
+@app.get("/empty", status_code=204)
+async def empty() -> Response:
+    """FastAPI's own cost: nothing to read, nothing to check, nothing to answer."""
+    return Response(status_code=204)
+
+
+def serve(app: FastAPI, port: int) -> None:
+    """One process on uvloop and httptools, without an access log: what the services use too."""
+    uvicorn.run(
+        app, host="127.0.0.1", port=port, access_log=False, log_level="warning", loop="uvloop", http="httptools"
+    )
+
+
 if __name__ == "__main__":
-    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=False, log_level="warning", http="httptools")
+    serve(app, int(sys.argv[1]))

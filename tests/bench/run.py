@@ -1,379 +1,184 @@
-"""`make bench`: what the platform does on this machine, as ratios against a floor measured in the same run.
+"""`make bench`: what the platform does on this machine, as ratios against floors measured in the same run.
 
-    python -m tests.bench.run [--broker embedded|kafka] [--rounds 3] [--seconds 5] [--output docs/performance.json]
+    python -m tests.bench.run [--parts accept,end_to_end] [--broker embedded|kafka] [--rounds 3] [--size N]
 
-Rounds of floor and platform are interleaved, medians are shown, and beside every rate stand the CPU milliseconds a
-ticket of each server process, which hold still when the machine does not. Nothing here is asserted.
+It starts a stack of its own, in a folder and on ports of its own, and prints each part as it is done. Results are
+written to bench/results/ as JSON and as a Markdown table. Nothing here is asserted; a part that fails is named, and
+the run ends with 1.
 """
 
 import argparse
 import asyncio
 import contextlib
-import itertools
+import dataclasses
 import json
 import os
-import signal
-import statistics
+import platform
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+import traceback
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import asyncpg
-import psutil
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from tests.bench.figures import Findings
+from tests.bench.generator import running_generator
+from tests.bench.parts import PARTS, chosen
+from tests.bench.stand import Options, Part, Stand, new_stack
+from tests.bench.table import page, section
+from tests.support.stack import PROJECT, RunningStack
 
-from shared.contracts.topics import SLA, branch_topic
-from tests.bench.load import Result, closed_loop, paced, post
-from tests.support.stack import PROJECT, RunningStack, running_stack
-
-PORTS = 22_000
-BARE_PORT = 22_900
-CITIES = ("jinan", "qingdao", "zibo", "weifang", "yantai", "linyi", "jining", "dezhou")
-CONNECTIONS = 32
-OPEN_CLOCKS = 100_000
-DUE = 1_000
-DUE_PER_SECOND = 100
-PATIENCE_SECONDS = 120.0
-SERVICES = ("intake", "review", "dispatch", "sla")
-
-MAKE_CLOCKS = """
-INSERT INTO clocks (clock_id, ticket_id, kind, cycle, rule, state, started_at, opened_at, ladder_from, due_at, next_at,
-    boundary, soft, on_breach, rung, provisional, counted_seconds, excluded_seconds, explanation)
-SELECT uuidv7(), ticket_id, 'resolution', 1, 'GDM-L4', 'running', now(), now(), due, due, due,
-    'at', false, 'overdue', 0, false, 0, 0, '{"zh": "", "en": ""}'
-FROM (
-    SELECT ticket_id, CASE WHEN number <= $1::int
-        THEN $2::timestamptz + number * interval '1 second' / $3::int
-        ELSE $2::timestamptz + interval '30 days' + number * interval '1 second' END AS due
-    FROM made
-) AS dated
-"""
-
-_numbers = itertools.count()
-_salt = int(time.time()) % 1000
+RESULTS = PROJECT / "bench" / "results"
 
 
-def body(number: int) -> bytes:
-    """A realistic complaint of about 600 bytes, each of another customer."""
-    city = CITIES[number % len(CITIES)]
-    phone = f"1{3 + _salt % 6}{_salt % 100:02d}{number % 10_000_000:07d}"
-    complaint = {
-        "channel": "service_hall",
-        "kind": "complaint",
-        "category": "network.coverage.indoor",
-        "customer": {"phone": phone, "tier": "ordinary", "brand": "easyown", "home_city": city},
-        "content": "家里信号差,打电话经常断线,希望尽快处理。已经三天了,影响工作,请派人上门检查。" * 2,
-        "place": {"city": city, "district": "中心区", "address": f"第{number}号楼"},
-        "elements": {"location": f"第{number}号楼", "since": "三天前"},
-    }
-    return json.dumps(complaint, ensure_ascii=False).encode()
-
-
-class Machine:
-    """CPU seconds of the stack's processes, by name."""
-
-    def __init__(self, stack: RunningStack) -> None:
-        self._stack = stack
-
-    def cpu(self) -> dict[str, float]:
-        """User and system seconds so far; PostgreSQL's many processes counted as one."""
-        spent: dict[str, float] = dict.fromkeys((*SERVICES, "postgres", "broker"), 0.0)
-        for process in psutil.Process(self._stack.process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                line = " ".join(process.cmdline())
-                for name in SERVICES:
-                    if f"services.{name}" in line:
-                        spent[name] += sum(process.cpu_times()[:2])
-                if "postgres" in line:
-                    spent["postgres"] += sum(process.cpu_times()[:2])
-                elif "deploy.local.broker" in line or "kafka.Kafka" in line:
-                    spent["broker"] += sum(process.cpu_times()[:2])
-        return spent
-
-    @contextlib.contextmanager
-    def held(self, names: tuple[str, ...]) -> Iterator[None]:
-        """Freeze some services, so that what is measured has the machine for itself."""
-        pids = [self._stack.pid(name) for name in names]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
-
-
-def requests(stack: RunningStack) -> Any:
-    """A maker of prepared posts with authorisation and idempotency key."""
-    url, key = f"{stack.url('intake')}/v1/tickets", stack.facts["keys"]["front_line"]
-
-    def make(_: int) -> bytes:
-        number = next(_numbers)
-        return post(url, body(number), {"Authorization": f"Bearer {key}", "Idempotency-Key": f"bench-{_salt}-{number}"})
-
-    return make
-
-
-def shown_cpu(before: dict[str, float], after: dict[str, float], tickets: int) -> dict[str, float]:
-    """CPU milliseconds a ticket."""
-    return {name: round((after[name] - before[name]) * 1000 / max(tickets, 1), 3) for name in after}
-
-
-class Branches:
-    """Reads every branch's topic and notes when each ticket's order arrived (monotonic seconds)."""
-
-    def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
-        self.arrived: dict[str, float] = {}
-
-    async def __aenter__(self) -> "Branches":
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap,
-            auto_offset_reset="latest",
-            enable_auto_commit=False,
-            fetch_max_wait_ms=20,
-        )
-        await self._consumer.start()
-        partitions = [TopicPartition(branch_topic(city), 0) for city in CITIES]
-        self._consumer.assign(partitions)
-        await self._consumer.seek_to_end(*partitions)
-        for partition in partitions:
-            await self._consumer.position(partition)
-        self._task = asyncio.create_task(self._read())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        await self._consumer.stop()
-
-    async def _read(self) -> None:
-        while True:
-            for records in (await self._consumer.getmany(timeout_ms=100)).values():
-                now = time.perf_counter()
-                for record in records:
-                    self.arrived.setdefault(record.key.decode(), now)
-
-    async def until(self, wanted: set[str]) -> None:
-        deadline = time.perf_counter() + PATIENCE_SECONDS
-        while not wanted <= self.arrived.keys():
-            if time.perf_counter() > deadline:
-                missing = len(wanted - self.arrived.keys())
-                raise TimeoutError(f"{missing} of {len(wanted)} orders did not arrive in {PATIENCE_SECONDS:.0f} s")
-            await asyncio.sleep(0.02)
-
-
-async def accept(stack: RunningStack, machine: Machine, rounds: int, seconds: float) -> dict[str, Any]:
-    """Tickets a second into intake beside a bare endpoint, with the rest of the platform held and with it running."""
-    bare = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.bench.bare", str(BARE_PORT), cwd=PROJECT)
-    bare_url = f"http://127.0.0.1:{BARE_PORT}/v1/tickets"
-    make = requests(stack)
-    figures: dict[str, list[Result]] = {"bare": [], "alone": [], "together": []}
-    cpu: list[dict[str, float]] = []
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Each option is also an environment variable, set by `make bench NAME=…`."""
+    default = [f"{part.name} ({part.seconds} s)" for part in PARTS if part.by_default]
+    named = [f"{part.name} ({part.title})" for part in PARTS if not part.by_default]
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.run",
+        description="Measure the platform: ratios against floors of the same run, CPU milliseconds a ticket.",
+        epilog=f"A default run has the parts {', '.join(default)}: less than ten minutes on two cores. "
+        + (f"Only by name: {', '.join(named)}. " if named else "")
+        + "Too long for a default run, and to be asked for by name and size: growth with 10 million tickets"
+        " (make bench PARTS=growth SIZE=10000000) and the import of 100,000 lines (PARTS=import SIZE=100000).",
+    )
+    given = os.environ
+    parser.add_argument("--parts", default=given.get("PARTS", ""), help="comma-separated; none: a default run (PARTS)")
+    parser.add_argument("--broker", choices=["embedded", "kafka"], default=given.get("BROKER") or "embedded")
+    parser.add_argument("--rounds", type=int, default=int(given.get("ROUNDS") or 3), help="of each figure (ROUNDS)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=int(given.get("SIZE") or 0),
+        help="tickets stored for growth, lines to import (SIZE)",
+    )
+    parser.add_argument("--ports", type=int, default=int(given.get("BENCH_PORTS") or 22_000), help="first port used")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the results")
+    options = parser.parse_args(words)
     try:
-        await asyncio.sleep(2)
-        await closed_loop(stack.url("intake"), make, CONNECTIONS, 1.0)
-        for _ in range(rounds):
-            figures["bare"].append(
-                await closed_loop(bare_url, lambda number: post(bare_url, body(number), {}), CONNECTIONS, seconds)
-            )
-            before = machine.cpu()
-            with machine.held(("review", "dispatch", "sla")):
-                figures["alone"].append(await closed_loop(stack.url("intake"), make, CONNECTIONS, seconds))
-                cpu.append(shown_cpu(before, machine.cpu(), len(figures["alone"][-1].latencies)))
-            await drained(stack)
-            figures["together"].append(await closed_loop(stack.url("intake"), make, CONNECTIONS, seconds))
-            await drained(stack)
+        options.parts = chosen(options.parts)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+class Stacks:
+    """The stack in use, and a new one after a part that spoiled it."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._stack: RunningStack | None = None
+        self._held = contextlib.ExitStack()
+
+    def current(self) -> RunningStack:
+        if self._stack is None:
+            print("… starting a stack", flush=True)
+            self._stack = self._held.enter_context(new_stack(self._options))
+        return self._stack
+
+    def drop(self) -> None:
+        self._stack = None
+        self._held.close()
+
+
+async def measure(parts: Sequence[Part], options: Options) -> tuple[dict[str, Findings], dict[str, Any]]:
+    """The findings of each part that could be measured, and what the load generator says of itself."""
+    found: dict[str, Findings] = {}
+    jobs: list[dict[str, Any]] = []
+    stacks = Stacks(options)
+    try:
+        for part in parts:
+            began = time.monotonic()
+            try:
+                stack = stacks.current()
+                async with running_generator() as generator:
+                    print(f"… {part.name}: {part.title} (about {part.seconds} s)", flush=True)
+                    found[part.name] = await _measured(part, Stand(stack, generator, options))
+                    jobs += [{"part": part.name, **job} for job in generator.jobs]
+            except Exception:
+                traceback.print_exc()
+                stacks.drop()
+                continue
+            print(f"\n{section(part.title, found[part.name])}", flush=True)
+            print(f"… {part.name} took {time.monotonic() - began:.0f} s", flush=True)
+            if part.spoils:
+                stacks.drop()
     finally:
-        bare.terminate()
-        await bare.wait()
+        stacks.drop()
+    return found, {"load_generator": jobs}
 
-    def rate(name: str) -> float:
-        return statistics.median(result.rate for result in figures[name])
 
+async def _measured(part: Part, stand: Stand) -> Findings:
+    try:
+        return await part.measure(stand)
+    finally:
+        await stand.close()
+
+
+def about(options: Options, seconds: float) -> dict[str, Any]:
     return {
-        "bare_per_second": round(rate("bare")),
-        "intake_alone_per_second": round(rate("alone")),
-        "intake_with_pipeline_per_second": round(rate("together")),
-        "ratio_alone": round(rate("alone") / rate("bare"), 3),
-        "ratio_with_pipeline": round(rate("together") / rate("bare"), 3),
-        "p99_ms": {
-            name: round(statistics.median(result.percentile(0.99) for result in results) * 1000, 1)
-            for name, results in figures.items()
-        },
-        "failures": sum(result.failures for results in figures.values() for result in results),
-        "intake_cpu_ms_per_ticket": statistics.median(each["intake"] for each in cpu),
-        "postgres_cpu_ms_per_ticket": statistics.median(each["postgres"] for each in cpu),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "broker": {"embedded": "embedded", "kafka": "Apache Kafka"}[options.broker],
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "rounds": options.rounds,
+        "minutes": round(seconds / 60, 1),
+        "command": f"make bench{_given()}",
     }
 
 
-async def drained(stack: RunningStack) -> None:
-    """Wait until no service has an event left to publish and every ticket has its order or waits for a person."""
-    deadline = time.monotonic() + PATIENCE_SECONDS * 2
-    quiet = 0
-    while quiet < 3:
-        waiting = 0
-        for name in SERVICES:
-            connection = await asyncpg.connect(stack.facts["databases"][name].replace("+asyncpg", ""))
-            waiting += await connection.fetchval("SELECT count(*) FROM outbox WHERE published_at IS NULL")
-            if name == "intake":
-                waiting += await connection.fetchval(
-                    "SELECT count(*) FROM tickets WHERE status IN ('registered', 'approved')"
-                )
-            await connection.close()
-        quiet = quiet + 1 if waiting == 0 else 0
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{waiting} tickets and events were still on their way")
-        await asyncio.sleep(0.3)
+def _given() -> str:
+    return "".join(
+        f" {name}={os.environ[name]}" for name in ("PARTS", "BROKER", "ROUNDS", "SIZE") if os.environ.get(name)
+    )
 
 
-async def throughput(stack: RunningStack, machine: Machine, tickets: int) -> dict[str, Any]:
-    """All four services: so many tickets as fast as they go, until the last order is on its branch's topic."""
-    make = requests(stack)
-    async with Branches(stack.bootstrap) as branches:
-        before, began = machine.cpu(), time.perf_counter()
-        result = Result()
-        while len(result.answers) < tickets:
-            part = await closed_loop(stack.url("intake"), make, CONNECTIONS, 1.0)
-            result.answers += part.answers
-            result.failures += part.failures
-        posted = time.perf_counter() - began
-        await branches.until({json.loads(answer)["ticket_id"] for answer in result.answers})
-        elapsed = time.perf_counter() - began
-    count = len(result.answers)
-    await drained(stack)
-    cpu = shown_cpu(before, machine.cpu(), count)
-    return {
-        "tickets": count,
-        "posting_seconds": round(posted, 1),
-        "end_to_end_seconds": round(elapsed, 1),
-        "end_to_end_per_second": round(count / elapsed),
-        "cpu_ms_per_ticket": cpu,
-        "cpu_ms_per_ticket_all": round(sum(cpu.values()), 2),
-    }
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
 
 
-async def steady(stack: RunningStack, rate: float, seconds: float) -> dict[str, Any]:
-    """From sending the POST to having read the record on the branch's topic, at a steady rate."""
-    make = requests(stack)
-    sent: dict[int, float] = {}
-
-    def noted(number: int) -> bytes:
-        sent[number] = time.perf_counter()
-        return bytes(make(number))
-
-    async with Branches(stack.bootstrap) as branches:
-        result = await paced(stack.url("intake"), noted, rate, seconds)
-        ids = [json.loads(answer)["ticket_id"] for answer in result.answers]
-        await branches.until(set(ids))
-    # Answers come back in nearly the order of sending; the number in the ticket's text is not needed to pair them.
-    starts = sorted(sent.values())
-    waits = sorted(branches.arrived[ticket] - start for ticket, start in zip(ids, starts, strict=True))
-    return {
-        "rate_per_second": rate,
-        "tickets": len(waits),
-        "failures": result.failures,
-        "accept_ms": {f"p{p}": round(result.percentile(p / 100) * 1000, 1) for p in (50, 95, 99)},
-        "to_branch_topic_ms": {f"p{p}": round(waits[int(len(waits) * p / 100)] * 1000, 1) for p in (50, 95, 99)},
-    }
+def plain(found: Findings) -> dict[str, Any]:
+    """For JSON: the figures with what follows from them."""
+    figures = [dataclasses.asdict(figure) | {"ratios": figure.ratios, "met": figure.met} for figure in found.figures]
+    return dataclasses.asdict(found) | {"figures": figures}
 
 
-async def deadlines(stack: RunningStack) -> dict[str, Any]:
-    """Time from a deadline to its event on the topic, with 100,000 clocks open."""
-    connection = await asyncpg.connect(stack.facts["databases"]["sla"].replace("+asyncpg", ""))
-    template = await connection.fetchval("SELECT ticket_id FROM complaint_facts LIMIT 1")
-    first_due = datetime.now(UTC) + timedelta(seconds=20)
-    async with connection.transaction():
-        await connection.execute(
-            "CREATE TEMP TABLE made ON COMMIT DROP AS SELECT uuidv7() AS ticket_id, number"
-            " FROM generate_series(1, $1::int) AS number",
-            OPEN_CLOCKS,
-        )
-        facts = [
-            row[0]
-            for row in await connection.fetch(
-                "SELECT column_name FROM information_schema.columns WHERE table_name = 'complaint_facts'"
-                " AND column_name NOT IN ('ticket_id', 'ticket_no', 'customer_key', 'incident_id')"
-            )
-        ]
-        columns = ", ".join(facts)
-        await connection.execute(
-            f"INSERT INTO complaint_facts (ticket_id, ticket_no, customer_key, {columns})"
-            f" SELECT made.ticket_id, 'B-' || made.ticket_id, 'bench-' || number, {columns}"
-            " FROM made, (SELECT * FROM complaint_facts WHERE ticket_id = $1) AS template",
-            template,
-        )
-        await connection.execute(MAKE_CLOCKS, DUE, first_due, DUE_PER_SECOND)
-    await connection.execute("ANALYZE clocks")
-    await connection.close()
-    reader = AIOKafkaConsumer(SLA, bootstrap_servers=stack.bootstrap, auto_offset_reset="latest", fetch_max_wait_ms=20)
-    await reader.start()
-    await reader.seek_to_end()
-    late: list[float] = []
-    deadline = time.monotonic() + 20 + DUE / DUE_PER_SECOND + PATIENCE_SECONDS
-    while len(late) < DUE and time.monotonic() < deadline:
-        for records in (await reader.getmany(timeout_ms=200)).values():
-            now = datetime.now(UTC)
-            for record in records:
-                if dict(record.headers)["ce_type"] == b"clock.breached":
-                    event = json.loads(record.value)
-                    if (event["ticket_no"].startswith("T") and event["clock"]["rule"] == "GDM-L4") or "B-" in event[
-                        "ticket_no"
-                    ]:
-                        late.append((now - datetime.fromisoformat(event["clock"]["due_at"])).total_seconds())
-    await reader.stop()
-    late.sort()
-    return {
-        "open_clocks": OPEN_CLOCKS,
-        "fired": len(late),
-        "due_per_second": DUE_PER_SECOND,
-        "late_ms": {f"p{p}": round(late[int(len(late) * p / 100)] * 1000, 1) for p in (50, 95, 99)} if late else {},
-        "late_max_ms": round(late[-1] * 1000, 1) if late else None,
-        "early": sum(1 for each in late if each < 0),
-    }
+def files(folder: Path, options: Options, parts: Sequence[Part]) -> Iterator[Path]:
+    """The JSON file and the Markdown file of this run; parts that were chosen by name stand in their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{datetime.now(UTC):%Y-%m-%d}-{options.broker}" + (
+        "".join(f"-{part.name}" for part in parts) if options.named else ""
+    )
+    yield folder / f"{stem}.json"
+    yield folder / f"{stem}.md"
 
 
-def memory(stack: RunningStack) -> dict[str, int]:
-    """Resident megabytes of each service."""
-    return {name: psutil.Process(stack.pid(name)).memory_info().rss // 2**20 for name in SERVICES}
-
-
-async def measure(stack: RunningStack, rounds: int, seconds: float) -> dict[str, Any]:
-    machine = Machine(stack)
-    figures: dict[str, Any] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "cores": os.cpu_count()}
-    figures["memory_mb_idle"] = memory(stack)
-    for name, part in (
-        ("steady_50", steady(stack, 50, 20)),
-        ("accept", accept(stack, machine, rounds, seconds)),
-        ("throughput", throughput(stack, machine, 4000)),
-        ("deadlines", deadlines(stack)),
-    ):
-        print(f"… {name}", flush=True)
-        figures[name] = await part
-        print(json.dumps(figures[name], indent=2), flush=True)
-    figures["memory_mb_after"] = memory(stack)
-    return figures
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.run", description="Measure the platform.")
-    parser.add_argument("--broker", choices=["embedded", "kafka"], default=os.environ.get("BROKER") or "embedded")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each round of the accept part")
-    parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        with running_stack(Path(folder) / "data", PORTS, broker=arguments.broker) as stack:
-            figures = asyncio.run(measure(stack, arguments.rounds, arguments.seconds))
-    figures["broker"] = arguments.broker
-    print(json.dumps(figures, indent=2))
-    if arguments.output is not None:
-        arguments.output.write_text(json.dumps(figures, indent=2) + "\n")
+def main() -> int:
+    given = arguments()
+    named = sorted(part.name for part in given.parts) != sorted(part.name for part in PARTS if part.by_default)
+    options = Options(given.broker, given.rounds, given.size or None, given.ports, named)
+    began = time.monotonic()
+    found, more = asyncio.run(measure(given.parts, options))
+    said = about(options, time.monotonic() - began)
+    text = page(said, [section(part.title, found[part.name]) for part in given.parts if part.name in found])
+    as_json, as_markdown = files(given.results, options, given.parts)
+    as_json.write_text(
+        json.dumps(said | {"parts": {name: plain(each) for name, each in found.items()}} | more, indent=1) + "\n"
+    )
+    as_markdown.write_text(text)
+    print(f"\n{text}\n… written to {as_json} and {as_markdown}")
+    if missing := [part.name for part in given.parts if part.name not in found]:
+        print(f"not measured: {', '.join(missing)}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
