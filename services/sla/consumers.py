@@ -127,7 +127,7 @@ class SlaProjection:
         if closed:
             ids |= await customers_table.accepted_after(connection, closed)
         history = await self._history(connection, fresh)
-        facts = await lock_facts(connection, ids | history.followers, kinds=self._kinds(wanted))
+        facts = await lock_facts(connection, ids | history.followers, kinds=self.kinds_touched(wanted))
         watch = Watch(self._desk.clock.now(), book, facts, around, history.archived, history.accepted)
         watch.carried = {id(each.ticket): each for each in carried}
         for ticket_id in history.followers & facts.keys():
@@ -145,7 +145,7 @@ class SlaProjection:
         within = timedelta(hours=rules.appeal.within_hours)
         return await customers_table.history_of(connection, pairs, since, moments, within)
 
-    def _kinds(self, wanted: Sequence[Event]) -> frozenset[str] | None:
+    def kinds_touched(self, wanted: Sequence[Event]) -> frozenset[str] | None:
         """The kinds of clocks that these events may touch on tickets which are stored; None for all."""
         kinds: set[str] = set(self._desk.pack.triggers.by_class)
         for event_type in {event.type for event in wanted}:

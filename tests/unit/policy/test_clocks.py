@@ -279,3 +279,12 @@ def test_disabled_clocks_never_start() -> None:
 def test_how_long_each_clock_runs_from_a_monday_at_ten(kind: str, due: str, rule: str) -> None:
     found = clock_due(pack(), spec(kind), ticket(), at("2026-11-23T10:00:00+08:00"), calendar())
     assert (found.due_at, found.rule) == (at(due), rule)
+
+
+def test_a_limit_by_class_is_found_again_in_the_same_situation_only() -> None:
+    rules = pack()
+    assert rules.limits.resolved_by == ("brand", "classes")
+    for _ in range(2):
+        assert resolution_rule(rules, ticket(customer={"brand": "gotone"})).id == "GDM-L3"
+        assert resolution_rule(rules, ticket(customer={"brand": "mzone"})).id == "GDM-L4"
+        assert resolution_rule(rules, assess(rules, ticket(flags=("major",)))).id == "GDM-L5"

@@ -14,7 +14,7 @@ from shared.clock import Clock
 from shared.contracts.dispatch import OrderRaised, OrderReturned, TicketClosed, TicketReopened
 from shared.contracts.envelope import Envelope
 from shared.contracts.intake import TicketRegistered, TicketSupplemented, TicketWithdrawn
-from shared.contracts.review import ReviewReclassified
+from shared.contracts.review import ReviewApproved, ReviewReclassified
 from shared.contracts.ticket import Basis, ClassMark, TicketRef, TicketSnapshot
 from shared.errors import NotYet
 from shared.messaging.events import Event, Record
@@ -135,3 +135,39 @@ def test_a_corrected_category_counts_for_the_other_problem() -> None:
     assert held.problem is not None
     assert held.problem.key == "network.coverage.indoor|jinan"
     assert set(around.loose) == {ID}
+
+
+def test_a_stored_snapshot_is_read_when_it_is_asked_for_and_stored_again_when_it_is_another() -> None:
+    given = snapshot()
+    held = Facts(ticket_id=ID, ticket_no=given.ticket_no, snapshot=given.model_dump_json(exclude_none=True))
+    assert isinstance(held.snapshot, str)
+    assert held.ticket == given
+    assert not held.restated
+    held.ticket = snapshot(customer={"key": "another"})
+    assert (held.restated, held.customer_key) == (True, "another")
+
+
+def test_an_event_touches_the_clocks_that_its_type_starts_or_stops_and_those_by_class() -> None:
+    projection = SlaProjection(Desk(pack(), Clock()))
+    approved = event(ReviewApproved(ticket=snapshot(), round=1, automatic=True, basis=BASIS, actor="rules"), T0)
+    assert projection.kinds_touched([approved]) == {"review", "major_first_answer", "resolution"}
+    assert projection.kinds_touched([approved, event(CLOSED, T0)]) is None
+
+
+def test_of_a_customer_who_complains_without_end_only_what_is_no_appeal_yet_is_looked_at_again() -> None:
+    play = Play()
+    play.apply(*(registered(T0 + number * HOUR / 60, UUID(int=number + 1)) for number in range(30)))
+    assert play.state.later["c1"] == {ID}
+    for number in range(1, 30):
+        assert published(play.state.facts[UUID(int=number + 1)]).count("escalation.raised") == 1
+
+
+def test_a_closing_finds_the_repeat_of_a_customer_who_was_corrected_in_the_same_batch() -> None:
+    play = Play()
+    second = UUID(int=2)
+    play.apply(registered(), registered(T0 + 2 * HOUR, second, customer={"key": "wrong"}))
+    play.state.facts_of("c1")
+    corrected = snapshot(accepted_at=T0 + 2 * HOUR)
+    play.apply(event(TicketSupplemented(ticket=corrected, changed=("customer",), actor="a"), T0 + 3 * HOUR, second))
+    play.apply(event(CLOSED, T0 + HOUR))
+    assert play.state.facts[second].has_class("repeat")
