@@ -150,7 +150,7 @@ def test_a_stored_snapshot_is_read_when_it_is_asked_for_and_stored_again_when_it
 def test_an_event_touches_the_clocks_that_its_type_starts_or_stops_and_those_by_class() -> None:
     projection = SlaProjection(Desk(pack(), Clock()))
     approved = event(ReviewApproved(ticket=snapshot(), round=1, automatic=True, basis=BASIS, actor="rules"), T0)
-    assert projection.kinds_touched([approved]) == {"review", "major_first_answer", "resolution"}
+    assert projection.kinds_touched([approved]) == frozenset({"review", "major_first_answer", "resolution"})
     assert projection.kinds_touched([approved, event(CLOSED, T0)]) is None
 
 
