@@ -58,7 +58,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         "--size",
         type=int,
         default=int(given.get("SIZE") or 0),
-        help="tickets stored for growth, lines to import (SIZE)",
+        help="stored tickets, lines, clocks: see below (SIZE)",
     )
     parser.add_argument("--ports", type=int, default=int(given.get("BENCH_PORTS") or 22_000), help="first port used")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the results")
