@@ -32,17 +32,23 @@ from tests.support.stack import PROJECT, RunningStack
 RESULTS = PROJECT / "bench" / "results"
 
 
+LONG = """Too long for a default run, and asked for by name:
+  make bench PARTS=growth SIZE=10000000    beside ten million stored tickets
+  make bench PARTS=deadlines SIZE=5000000  100,000 due in a minute; the sweep with five million open clocks
+  make bench PARTS=import SIZE=100000      100,000 lines in one request
+  make bench PARTS=hour                    tables, indexes and dead rows after an hour's run
+  make bench PARTS=scale BROKER=kafka      one, two and four instances
+"""
+
+
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
     """Each option is also an environment variable, set by `make bench NAME=…`."""
-    default = [f"{part.name} ({part.seconds} s)" for part in PARTS if part.by_default]
-    named = [f"{part.name} ({part.title})" for part in PARTS if not part.by_default]
+    default = "\n".join(f"  {part.name:<12} {part.seconds:>4} s  {part.title}" for part in PARTS if part.by_default)
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.run",
         description="Measure the platform: ratios against floors of the same run, CPU milliseconds a ticket.",
-        epilog=f"A default run has the parts {', '.join(default)}: less than ten minutes on two cores. "
-        + (f"Only by name: {', '.join(named)}. " if named else "")
-        + "Too long for a default run, and to be asked for by name and size: growth with 10 million tickets"
-        " (make bench PARTS=growth SIZE=10000000) and the import of 100,000 lines (PARTS=import SIZE=100000).",
+        epilog=f"A default run, less than ten minutes on two cores:\n{default}\n\n{LONG}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     given = os.environ
     parser.add_argument("--parts", default=given.get("PARTS", ""), help="comma-separated; none: a default run (PARTS)")
@@ -52,7 +58,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         "--size",
         type=int,
         default=int(given.get("SIZE") or 0),
-        help="tickets stored for growth, lines to import (SIZE)",
+        help="stored tickets, lines, clocks: see below (SIZE)",
     )
     parser.add_argument("--ports", type=int, default=int(given.get("BENCH_PORTS") or 22_000), help="first port used")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the results")
