@@ -94,11 +94,11 @@ def read_envelope(headers: Iterable[tuple[str, bytes]]) -> Envelope:
         except (UnicodeDecodeError, AttributeError):
             raise MalformedEnvelope("a header is not UTF-8 text") from None
 
+    if (specification := values.get("ce_specversion")) and specification != SPEC_VERSION:
+        raise MalformedEnvelope(f"ce_specversion is not {SPEC_VERSION}")
     for name in REQUIRED:
         if not values.get(name):
             raise MalformedEnvelope(f"header {name} is missing")
-    if values["ce_specversion"] != SPEC_VERSION:
-        raise MalformedEnvelope(f"ce_specversion is not {SPEC_VERSION}")
     sequence = values.get("ce_sequence")
     try:
         time = datetime.fromisoformat(values["ce_time"])

@@ -48,9 +48,18 @@ class Work:
         raise NotImplementedError
 
     async def settled(self) -> bool:
-        """Everything given has its effect, and everything is published."""
+        """Everything given has its effect, so has all else that is in the log, and everything is published."""
         done = all(caller.done() for caller in self.callers) and await self.effects() == len(self.given)
+        done = done and await self._has_read_everything()
         return done and await self.value("SELECT count(*) FROM outbox WHERE published_at IS NULL") == 0
+
+    async def _has_read_everything(self) -> bool:
+        """The log also holds what other tests gave, and the service writes about that, too."""
+        stored = await self.database.fetch("SELECT topic, partition, next_offset FROM consumer_offsets")
+        places = {TopicPartition(row["topic"], row["partition"]): row["next_offset"] for row in stored}
+        async with AIOKafkaConsumer(bootstrap_servers=self.bootstrap) as reader:
+            ends = await reader.end_offsets(list(places))
+        return all(places[each] >= end for each, end in ends.items())
 
     async def effects(self) -> int:
         raise NotImplementedError
