@@ -97,11 +97,13 @@ class Transaction:
         version: int,
         time: datetime,
         topic: str | None = None,
+        payload: bytes | None = None,
     ) -> UUID:
         """Put an event into the outbox of this transaction and give its id.
 
         The row that carries the subject's version must be locked by this transaction, so that the order of the outbox
-        ids of a subject is the order of its commits. `topic` defaults to the event's own.
+        ids of a subject is the order of its commits. `topic` defaults to the event's own;
+        `payload` is the event as JSON, where somebody has rendered it already.
         """
         event_id = new_id()
         self._outgoing.append(
@@ -114,7 +116,7 @@ class Transaction:
                 time,
                 current_traceparent(),
                 None,
-                event.model_dump_json(exclude_none=True).encode(),
+                payload or event.model_dump_json(exclude_none=True).encode(),
             )
         )
         if topic is None:
