@@ -116,7 +116,7 @@ class NewTicket(NamedTuple):
     details: str
 
 
-# One statement for both tables, and an array a column: row by row a batch of 24 cost intake 50 us more a ticket.
+# One statement for both tables, and an array a column: row by row a batch of 24 cost intake 50 µs more a ticket.
 _INSERT_REGISTERED = r"""
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::text[], $8::text[], $9::int[],

@@ -223,7 +223,7 @@ async def _store(desk: Desk, transaction: Transaction, drafts: Sequence[_Draft],
         snapshot = assess(
             desk.pack, snapshot_of(desk, request, draft.ticket_no, draft.customer_key, draft.duplicate, now)
         )
-        # Rendered once, for the row and for the event: 4 us a ticket.
+        # Rendered once, for the row and for the event: 4 µs a ticket.
         rendered = Json.of(snapshot)
         event = TicketRegistered(ticket=snapshot, actor=actor)
         begin_trace(registration.traceparent)
