@@ -35,8 +35,8 @@ OpenTicket: TypeAlias = tuple[str, str, str, str]
 
 
 class Opening(NamedTuple):
-    """What a registration begins with: the database's time (real, UTC), running numbers, the customers' open tickets,
-    oldest first."""
+    """What a registration begins with: the database's time (real, UTC), running numbers, and of the customers' open
+    tickets the oldest of each category."""
 
     now: datetime
     numbers: list[int]
@@ -45,8 +45,10 @@ class Opening(NamedTuple):
 
 _OPENING = """
 SELECT clock_timestamp(), ARRAY(SELECT nextval('ticket_numbers') FROM generate_series(1, $1::int)),
-    (SELECT jsonb_agg(jsonb_build_array(customer_key, category, ticket_id, ticket_no) ORDER BY ticket_id)
-     FROM tickets WHERE customer_key = ANY($2::text[]) AND status <> ALL($3::text[]))
+    (SELECT jsonb_agg(jsonb_build_array(customer_key, category, ticket_id, ticket_no)) FROM (
+        SELECT DISTINCT ON (customer_key, category) customer_key, category, ticket_id, ticket_no
+        FROM tickets WHERE customer_key = ANY($2::text[]) AND status <> ALL($3::text[])
+        ORDER BY customer_key, category, ticket_id) AS first)
 """
 
 

@@ -204,9 +204,10 @@ async def _claim_keys(connection: Any, drafts: dict[int, _Draft], results: list[
 
 def _mark_duplicates(drafts: Sequence[_Draft], open_tickets: Sequence[OpenTicket]) -> None:
     """Same customer, same category, earlier ticket still open (DET-04 and its like): review asks a person."""
-    earlier: dict[tuple[str, str], tuple[UUID, str]] = {}
-    for customer_key, category, ticket_id, ticket_no in open_tickets:
-        earlier.setdefault((customer_key, category), (UUID(ticket_id), ticket_no))
+    earlier = {
+        (customer_key, category): (UUID(ticket_id), ticket_no)
+        for customer_key, category, ticket_id, ticket_no in open_tickets
+    }
     for draft in drafts:
         first = earlier.setdefault(
             (draft.customer_key, draft.registration.request.category), (draft.ticket_id, draft.ticket_no)
