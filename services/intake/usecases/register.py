@@ -16,6 +16,7 @@ from services.intake.usecases.desk import Desk, refuse_unknown
 from services.intake.usecases.picture import personal_json, snapshot_of
 from shared.contracts.intake import TicketRegistered
 from shared.contracts.ticket import TicketRef
+from shared.database.arrays import text_array
 from shared.database.columns import Json
 from shared.database.engine import Transaction
 from shared.errors import Invalid
@@ -253,7 +254,7 @@ async def _store(desk: Desk, transaction: Transaction, drafts: Sequence[_Draft],
                 desk.vault.seal(draft.ticket_id, personal_json(request)),
                 event_id,
                 actor,
-                [rule for rule in dict.fromkeys(rules) if rule],
+                text_array(rule for rule in dict.fromkeys(rules) if rule),
                 orjson.dumps(details).decode(),
             )
         )
