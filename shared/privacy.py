@@ -31,6 +31,7 @@ _OLD_IDENTITY = re.compile(r"(?<!\d)\d{8}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]
 _MOBILE = re.compile(rf"(?<!\d)((?:(?:\+|00)?86{_BETWEEN})?)(1{_BETWEEN}[3-9](?:{_BETWEEN}\d){{9}})(?!\d)")
 _CARD = re.compile(r"(?<![\dT])\d(?:[- ]?\d){15,18}(?!\d)")
 _LANDLINE = re.compile(rf"(?<!\d)0\d{{2,3}}{_BETWEEN}\d{{7,8}}(?!\d)")
+_NO_DIGITS = re.compile(r"\D+")
 _LONG_RUN = re.compile(r"\d{20,}")
 # Our own ids: the digits of one in a few hundred look like a phone.
 _UUID = re.compile(r"(?<![0-9A-Za-z])([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})(?![0-9A-Za-z])")
@@ -115,6 +116,7 @@ class Vault:
     def __init__(self, data_keys: str, index_key: str) -> None:
         keys = [_key(text.strip()) for text in data_keys.split(",")]
         self._ciphers = {hashlib.sha256(key).digest()[:KEY_ID_BYTES]: AESGCM(key) for key in keys}
+        self._sealing = self._ciphers[hashlib.sha256(keys[0]).digest()[:KEY_ID_BYTES]]
         self._index_key = _key(index_key)
         self.prefix = FORMAT + next(iter(self._ciphers))
         """How a text begins that was sealed with the first key."""
@@ -123,7 +125,7 @@ class Vault:
 
     def seal(self, ticket_id: UUID, clear: bytes) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
-        return self.prefix + nonce + next(iter(self._ciphers.values())).encrypt(nonce, clear, ticket_id.bytes)
+        return self.prefix + nonce + self._sealing.encrypt(nonce, clear, ticket_id.bytes)
 
     def open(self, ticket_id: UUID, sealed: bytes) -> bytes:
         """Raises `KeyMissing` when its key is not among those given, `ValueError` when it was altered or moved."""
@@ -143,7 +145,7 @@ class Vault:
 
     def customer_key(self, phone: str) -> str:
         """The blind index of a customer: the same phone gives the same key, and the key tells nothing of the phone."""
-        digits = re.sub(r"\D", "", phone)
+        digits = _NO_DIGITS.sub("", phone)
         if len(digits) == 13 and digits.startswith("86"):
             digits = digits[2:]
         return self._index(digits)
@@ -156,7 +158,7 @@ class Vault:
         return REFERENCE + self._index(f"reference:{text}")
 
     def _index(self, text: str) -> str:
-        return hmac.new(self._index_key, text.encode(), hashlib.sha256).hexdigest()[:CUSTOMER_KEY_HEX]
+        return hmac.digest(self._index_key, text.encode(), "sha256").hex()[:CUSTOMER_KEY_HEX]
 
 
 def _key(text: str) -> bytes:

@@ -141,7 +141,7 @@ class Service:
             openapi_url="/openapi.json",
             docs_url="/docs",
             redoc_url=None,
-            # We have metrics and traces of our own; asking OpenTelemetry whether it is set up cost 4 us a request.
+            # We have metrics and traces of our own; asking OpenTelemetry whether it is set up cost 4 µs a request.
             telemetry={"tracing": False, "metrics": False, "logs": False},
             responses={
                 code: {"model": problems.Problem, "content": {problems.MEDIA_TYPE: {}}}

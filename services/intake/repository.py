@@ -1,12 +1,12 @@
 """The only SQL of intake."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import and_, bindparam, func, select, text, tuple_, update
+from sqlalchemy import and_, bindparam, func, select, text, update
 
 from services.intake.domain import TERMINAL
 from services.intake.tables import SEALED_WITH, ticket_timeline, tickets
@@ -30,76 +30,117 @@ COUNTED = 100_000
 _ENDED = [str(status) for status in TERMINAL]
 
 
-async def numbers_and_time(connection: Connection, count: int) -> tuple[list[int], datetime]:
-    """As many fresh running numbers as asked for, and the database's time (real, UTC)."""
-    rows = (
-        await connection.execute(
-            text("SELECT nextval('ticket_numbers'), clock_timestamp() FROM generate_series(1, :count)"),
-            {"count": count},
-        )
-    ).all()
-    return [row[0] for row in rows], rows[0][1]
+OpenTicket: TypeAlias = tuple[str, str, str, str]
+"""Customer key, category, id, number."""
+
+
+class Opening(NamedTuple):
+    """What a registration begins with: the database's time (real, UTC), running numbers, and of the customers' open
+    tickets the oldest of each category."""
+
+    now: datetime
+    numbers: list[int]
+    open_tickets: Sequence[OpenTicket]
+
+
+_OPENING = """
+SELECT clock_timestamp(), ARRAY(SELECT nextval('ticket_numbers') FROM generate_series(1, $1::int)),
+    (SELECT jsonb_agg(jsonb_build_array(customer_key, category, ticket_id, ticket_no)) FROM (
+        SELECT DISTINCT ON (customer_key, category) customer_key, category, ticket_id, ticket_no
+        FROM tickets WHERE customer_key = ANY($2::text[]) AND status <> ALL($3::text[])
+        ORDER BY customer_key, category, ticket_id) AS first)
+"""
+
+
+async def opening(connection: Connection, count: int, customer_keys: Collection[str]) -> Opening:
+    """As many fresh running numbers as asked for, and what else a batch of registrations must know first."""
+    ((now, numbers, open_tickets),) = await connection.fetch(_OPENING, count, list(customer_keys), _ENDED)
+    return Opening(now, numbers, open_tickets or ())
+
+
+_CLAIM = """
+INSERT INTO idempotency_keys (client, key, request_hash, status, answer)
+SELECT client, key, hash, $5, answer
+FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[]) AS given(client, key, hash, answer)
+ON CONFLICT DO NOTHING
+"""
+_KEPT = "SELECT client, key, request_hash, answer FROM idempotency_keys WHERE client = ANY($1) AND key = ANY($2)"
 
 
 async def claim_keys(
-    connection: Connection, keys: Sequence[tuple[str, str, bytes, bytes]], status: int
-) -> set[tuple[str, str]]:
-    """Store (client, key, hash, answer) where the key is new; the (client, key) pairs that were."""
-    rows = await connection.execute(
-        text(
-            "INSERT INTO idempotency_keys (client, key, request_hash, status, answer)"
-            " SELECT client, key, hash, :status, answer FROM unnest(CAST(:clients AS text[]), CAST(:keys AS text[]),"
-            " CAST(:hashes AS bytea[]), CAST(:answers AS bytea[])) AS given(client, key, hash, answer)"
-            " ON CONFLICT DO NOTHING RETURNING client, key"
-        ),
-        {
-            "status": status,
-            "clients": [key[0] for key in keys],
-            "keys": [key[1] for key in keys],
-            "hashes": [key[2] for key in keys],
-            "answers": [key[3] for key in keys],
-        },
-    )
-    return {(row.client, row.key) for row in rows}
-
-
-async def kept_answers(
-    connection: Connection, keys: Sequence[tuple[str, str]]
+    connection: Connection, claims: Sequence[tuple[str, str, bytes, bytes]], status: int
 ) -> dict[tuple[str, str], tuple[bytes, bytes]]:
-    """(client, key) → (request hash, answer)."""
-    rows = await connection.execute(
-        text(
-            "SELECT client, key, request_hash, answer FROM idempotency_keys"
-            " JOIN unnest(CAST(:clients AS text[]), CAST(:keys AS text[])) AS wanted(client, key) USING (client, key)"
-        ),
-        {"clients": [key[0] for key in keys], "keys": [key[1] for key in keys]},
-    )
-    return {(row.client, row.key): (bytes(row.request_hash), bytes(row.answer)) for row in rows}
+    """Store (client, key, hash, answer) where the key is new. What is kept of the others:
+    (client, key) → (request hash, answer). An answer names its ticket: one that is kept and is ours was kept for us."""
+    clients, keys, hashes, answers = map(list, zip(*claims, strict=True))
+    if await connection.run(_CLAIM, clients, keys, hashes, answers, status) == len(claims):
+        return {}
+    ours = {(client, key): answer for client, key, _, answer in claims}
+    return {
+        (client, key): (request_hash, answer)
+        for client, key, request_hash, answer in await connection.fetch(_KEPT, list(set(clients)), keys)
+        if ours.get((client, key), answer) != answer
+    }
 
 
-async def by_external_ids(connection: Connection, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], TicketRow]:
-    rows = await connection.execute(
-        select(
-            tickets.c.channel, tickets.c.external_id, tickets.c.ticket_id, tickets.c.ticket_no, tickets.c.request_hash
-        ).where(tuple_(tickets.c.channel, tickets.c.external_id).in_(pairs))
-    )
-    return {(row.channel, row.external_id): row for row in rows}
+_BY_EXTERNAL_IDS = """
+SELECT channel, external_id, ticket_id, ticket_no, request_hash FROM tickets
+WHERE channel = ANY($1) AND external_id = ANY($2)
+"""
 
 
-_OPEN_OF_CUSTOMERS = (
-    select(tickets.c.customer_key, tickets.c.category, tickets.c.ticket_id, tickets.c.ticket_no)
-    .where(tickets.c.customer_key == text("ANY(:keys)"), tickets.c.status.not_in(_ENDED))
-    .order_by(tickets.c.ticket_id)
+async def by_external_ids(
+    connection: Connection, pairs: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], asyncpg.Record]:
+    """(channel, external id) → number, id and request hash of its ticket."""
+    channels, external_ids = {channel for channel, _ in pairs}, {external_id for _, external_id in pairs}
+    rows = await connection.fetch(_BY_EXTERNAL_IDS, list(channels), list(external_ids))
+    found = {(row["channel"], row["external_id"]): row for row in rows}
+    return {pair: found[pair] for pair in pairs if pair in found}
+
+
+class NewTicket(NamedTuple):
+    """A ticket as it is registered, and the first entry of its timeline. `snapshot` and `details` are JSON,
+    `rules` a `text_array`."""
+
+    ticket_id: UUID
+    ticket_no: str
+    channel: str
+    external_id: str | None
+    request_hash: bytes
+    customer_key: str
+    category: str
+    urgency_rank: int
+    snapshot: str
+    personal: bytes
+    event_id: UUID
+    actor: str
+    rules: str
+    details: str
+
+
+# One statement for both tables, and an array a column: row by row a batch of 24 cost intake 50 µs more a ticket.
+_INSERT_REGISTERED = """
+WITH given AS MATERIALIZED (
+    SELECT * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::text[], $8::text[], $9::int[],
+        $10::text[], $11::bytea[], $12::uuid[], $13::text[], $14::text[], $15::text[])
+    AS given(ticket_id, ticket_no, channel, external_id, request_hash, customer_key, category, urgency_rank,
+        snapshot, personal, event_id, actor, rules, details)
+), stored AS (
+    INSERT INTO tickets (ticket_id, ticket_no, channel, external_id, request_hash, status, customer_key, category,
+        urgency_rank, snapshot, personal, version, accepted_at, updated_at)
+    SELECT ticket_id, ticket_no, channel, external_id, request_hash, 'registered', customer_key, category,
+        urgency_rank, snapshot::jsonb, personal, 1, $1, $1
+    FROM given
 )
+INSERT INTO ticket_timeline (ticket_id, event_id, at, service, type, actor, rules, details)
+SELECT ticket_id, event_id, $1, 'intake', 'ticket.registered', actor, rules::text[], details::jsonb
+FROM given
+"""
 
 
-async def open_of_customers(connection: Connection, customer_keys: Iterable[str]) -> list[TicketRow]:
-    """Open tickets of these customers, oldest first."""
-    return list((await connection.execute(_OPEN_OF_CUSTOMERS, {"keys": list(set(customer_keys))})).all())
-
-
-async def insert_tickets(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    await connection.execute(tickets.insert(), [dict(row) for row in rows])
+async def insert_registered(connection: Connection, rows: Sequence[NewTicket], now: datetime) -> None:
+    await connection.run(_INSERT_REGISTERED, now, *arrays.by_column(rows))
 
 
 async def add_timeline(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:

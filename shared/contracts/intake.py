@@ -2,6 +2,8 @@
 
 from typing import ClassVar, Literal
 
+import orjson
+
 from shared.contracts.ticket import Basis, Contract, MaybeText, Text, TicketSnapshot
 from shared.contracts.topics import INTAKE
 
@@ -14,6 +16,10 @@ class TicketRegistered(Contract):
 
     ticket: TicketSnapshot
     actor: str
+
+    def rendered(self, ticket: str) -> bytes:
+        """This event as JSON, when its ticket is rendered already (without what is None)."""
+        return b'{"ticket":%b,"actor":%b}' % (ticket.encode(), orjson.dumps(self.actor))
 
 
 class TicketSupplemented(Contract):

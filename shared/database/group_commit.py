@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from itertools import islice
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import asyncpg
 
@@ -14,6 +15,13 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 MAX_BATCH = 256
+
+
+class _Waiting(NamedTuple):
+    """Items handed in together, and the future of their results."""
+
+    items: Sequence[Any]
+    results: "asyncio.Future[list[Any]]"
 
 
 class GroupCommit(Generic[Item, Answer]):
@@ -30,21 +38,23 @@ class GroupCommit(Generic[Item, Answer]):
     ) -> None:
         self._database = database
         self._work = work
-        self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
+        self._waiting: list[_Waiting] = []
         self._busy = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item) -> Answer:
         """The item's answer, after its batch is committed. Goes on to its end when the caller goes away."""
-        return await asyncio.shield(self._put(item))
+        (result,) = await self.submit_all((item,))
+        if isinstance(result, Exception):
+            # Without its traceback: callers who fail together would each add to it.
+            raise result.with_traceback(None)
+        return result
 
-    async def submit_all(self, items: Sequence[Item]) -> list[Answer | BaseException]:
-        """The answer of each item, or what it failed with, in order, as `submit` gives them."""
-        return await asyncio.shield(asyncio.gather(*map(self._put, items), return_exceptions=True))
-
-    def _put(self, item: Item) -> "asyncio.Future[Answer]":
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+    def submit_all(self, items: Sequence[Item]) -> "asyncio.Future[list[Answer | Exception]]":
+        """The answer of each item, or what it failed with, in order, as `submit` gives them. They share a transaction,
+        unless something in it fails; at most `MAX_BATCH` of them."""
+        future: asyncio.Future[list[Answer | Exception]] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(items, future))
         if not self._busy:
             self._busy = True
             task = asyncio.create_task(self._drain())
@@ -55,39 +65,43 @@ class GroupCommit(Generic[Item, Answer]):
     async def _drain(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-                metrics.group_commit_size.observe(len(batch))
-                await self._commit(batch)
+                batch = self._next()
+                items = [item for waiting in batch for item in waiting.items]
+                metrics.group_commit_size.observe(len(items))
+                try:
+                    results = await self._results(items)
+                except BaseException:
+                    for waiting in batch:
+                        waiting.results.cancel()
+                    raise
+                given = iter(results)
+                for waiting in batch:
+                    own = list(islice(given, len(waiting.items)))
+                    # Its caller may have gone away.
+                    if not waiting.results.done():
+                        waiting.results.set_result(own)
         finally:
             self._busy = False
 
-    async def _commit(self, batch: list[tuple[Item, asyncio.Future[Answer]]], *, again: bool = False) -> None:
+    def _next(self) -> list[_Waiting]:
+        """Those who came first, as many as fit into a batch."""
+        size = count = 0
+        for waiting in self._waiting:
+            size += len(waiting.items)
+            if count and size > MAX_BATCH:
+                break
+            count += 1
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        return batch
+
+    async def _results(self, items: Sequence[Item], *, again: bool = False) -> Sequence[Answer | Exception]:
         try:
             async with self._database.transaction() as transaction:
-                results = await self._work(transaction, [item for item, _ in batch])
-        except BaseException as error:
-            if not isinstance(error, Exception):
-                for _, future in batch:
-                    future.cancel()
-                raise
-            if len(batch) == 1 and isinstance(error, asyncpg.IntegrityConstraintViolationError) and not again:
+                return await self._work(transaction, items)
+        except Exception as error:
+            if len(items) == 1 and isinstance(error, asyncpg.IntegrityConstraintViolationError) and not again:
                 # Another process stored the same identity meanwhile; now it is there to be found.
-                await self._commit(batch, again=True)
-            elif len(batch) == 1 or isinstance(error, Transient):
-                for _, future in batch:
-                    _fail(future, error)
-            else:
-                for one in batch:
-                    await self._commit([one])
-            return
-        for (_, future), result in zip(batch, results, strict=True):
-            if isinstance(result, Exception):
-                _fail(future, result)
-            elif not future.done():
-                future.set_result(result)
-
-
-def _fail(future: "asyncio.Future[Answer]", error: Exception) -> None:
-    if not future.done():
-        # Without its traceback: callers who fail together would each add to it.
-        future.set_exception(error.with_traceback(None))
+                return await self._results(items, again=True)
+            if len(items) == 1 or isinstance(error, Transient):
+                return [error] * len(items)
+            return [result for item in items for result in await self._results([item])]

@@ -1,4 +1,4 @@
-"""One POST that comes thousands of times a second, answered in front of FastAPI: 27 µs of CPU a request instead of 175.
+"""One POST that comes thousands of times a second, answered in front of FastAPI: 39 µs of CPU a request instead of 175.
 
 Only what is plain is answered here: JSON, one media type, one well-formed `Idempotency-Key` or none, a body that
 validates. Everything else is handed, with the body read so far, to FastAPI's route of the same path, which also stands

@@ -63,6 +63,16 @@ async def test_100_identical_posts_at_once_make_one_ticket_and_one_answer(app: A
     assert await count(app, "tickets") == before + 1
 
 
+async def test_complaints_that_share_a_transaction_keep_their_own_traces(app: App, front: httpx.AsyncClient) -> None:
+    traces = [f"00-{number:032x}-{number:016x}-01" for number in range(1, 9)]
+    answers = await asyncio.gather(
+        *(front.post("/v1/tickets", json=complaint(), headers={"traceparent": trace}) for trace in traces)
+    )
+    for answer, trace in zip(answers, traces, strict=True):
+        ids = {"id": answer.json()["ticket_id"], "trace": trace}
+        assert await count(app, "outbox", "subject = :id AND traceparent = :trace", **ids) == 1
+
+
 async def test_100_posts_of_one_external_id_make_one_ticket(app: App, front: httpx.AsyncClient) -> None:
     before = await count(app, "tickets")
     body = complaint(external_id="CRM-1")

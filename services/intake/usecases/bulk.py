@@ -4,9 +4,11 @@ Lines go through the same registration as single complaints, a group in one tran
 the group is stored, so that a client is held to the pace of the database.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import orjson
 from pydantic import ValidationError
@@ -29,8 +31,13 @@ from shared.telemetry import metrics
 log = logging.getLogger(__name__)
 
 LINES_LIMIT = 200_000
+# Checked lines that wait while those before them are stored: at most so many groups, each of one transaction.
+GROUPS_AHEAD = 3
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 STOPPED = "; nothing after this line was read: send the rest again, from the first line with this status on"
+
+_Group: TypeAlias = dict[int, Registration | bytes]
+"""Lines by their number: what goes to the commit, or the answer to what was refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,46 +52,77 @@ class Import:
 
     async def answers(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """The answers to the lines of a stream, as NDJSON. Ends early, saying why, when no more can be taken."""
+        read: asyncio.Queue[_Group | None] = asyncio.Queue(GROUPS_AHEAD)
+        reading = asyncio.create_task(self._read(chunks, read))
+        try:
+            while (group := await read.get()) is not None:
+                answer, stopped = await self._answer(group)
+                yield answer
+                if stopped:
+                    return
+            await reading
+        finally:
+            reading.cancel()
+
+    async def _read(self, chunks: AsyncIterator[bytes], read: asyncio.Queue[_Group | None]) -> None:
+        """Read and check lines while those before them are being stored; None is the end."""
         lines = Lines()
         try:
-            async for chunk in chunks:
-                for group in _groups(lines.feed(chunk)):
-                    answer, stopped = await self._answer(group)
-                    yield answer
-                    if stopped:
-                        return
-                if lines.number >= LINES_LIMIT:
-                    yield _refusal(lines.number + 1, 413, "too_many_lines", f"at most {LINES_LIMIT} lines{STOPPED}")
-                    return
+            await self._read_lines(lines, chunks, read)
         except ClientDisconnect:
-            return
+            pass
         except Refused as error:
-            yield _refusal(lines.number + 1, error.status_code, error.code, f"{error.detail}{STOPPED}")
-            return
-        for group in _groups(lines.rest()):
-            yield (await self._answer(group))[0]
+            refusal = _refusal(lines.number + 1, error.status_code, error.code, f"{error.detail}{STOPPED}")
+            await read.put({lines.number + 1: refusal})
+        except Exception:
+            await read.put(None)
+            raise
+        await read.put(None)
 
-    async def _answer(self, group: list[tuple[int, bytes | None]]) -> tuple[bytes, bool]:
-        """The answers to a group, and whether this is the end because no more can be taken now."""
-        answers: dict[int, bytes] = {}
-        taken: dict[int, Registration] = {}
+    async def _read_lines(self, lines: Lines, chunks: AsyncIterator[bytes], read: asyncio.Queue[_Group | None]) -> None:
+        async for chunk in chunks:
+            for numbered in _groups(lines.feed(chunk)):
+                group, overloaded = self._checked(numbered)
+                await read.put(group)
+                if overloaded:
+                    return
+            if lines.number >= LINES_LIMIT:
+                raise Refused(413, "too_many_lines", f"at most {LINES_LIMIT} lines")
+        for numbered in _groups(lines.rest()):
+            await read.put(self._checked(numbered)[0])
+
+    def _checked(self, numbered: list[tuple[int, bytes | None]]) -> tuple[_Group, bool]:
+        """What becomes of these lines, and whether this is the end because too many events wait for the broker."""
+        group: _Group = {}
         overloaded = self.overloaded()
-        for number, line in group:
+        for number, line in numbered:
             if overloaded:
-                answers[number] = _refusal(number, 503, "backlog_full", f"too many events wait for the broker{STOPPED}")
+                group[number] = _refusal(number, 503, "backlog_full", f"too many events wait for the broker{STOPPED}")
                 continue
             try:
-                taken[number] = self._registration(number, line)
+                group[number] = self._registration(number, line)
             except ValidationError as error:
-                answers[number] = _refusal(number, *_invalid(error, line or b""))
+                group[number] = _refusal(number, *_invalid(error, line or b""))
             except (Refused, DomainError) as error:
-                answers[number] = _failure(number, error)
-        stopped = overloaded
-        results = await self.registrations.submit_all(list(taken.values()))
-        for number, result in zip(taken, results, strict=True):
+                group[number] = _failure(number, error)
+        return group, overloaded
+
+    async def _answer(self, group: _Group) -> tuple[bytes, bool]:
+        """The answers to a group, and whether this is the end because the database is away."""
+        taken = [each for each in group.values() if isinstance(each, Registration)]
+        results = iter(await self.registrations.submit_all(taken) if taken else ())
+        answers: list[bytes] = []
+        stopped, accepted = False, 0
+        for number, each in group.items():
+            if isinstance(each, bytes):
+                answers.append(each)
+                continue
+            result = next(results)
             stopped = stopped or isinstance(result, Transient)
-            answers[number] = _success(number, result) if isinstance(result, bytes) else _failure(number, result)
-        return b"".join(answers[number] for number, _ in group), stopped
+            accepted += isinstance(result, bytes)
+            answers.append(_success(number, result) if isinstance(result, bytes) else _failure(number, result))
+        metrics.tickets_accepted.inc(accepted)
+        return b"".join(answers), stopped
 
     def _registration(self, number: int, line: bytes | None) -> Registration:
         """Raises `Refused`, `DomainError` or `ValidationError` for a line that cannot be taken."""
@@ -115,12 +153,8 @@ def _groups(lines: Iterable[tuple[int, bytes | None]]) -> Iterator[list[tuple[in
 
 
 def _success(number: int, answer: bytes) -> bytes:
-    metrics.tickets_accepted.inc()
-    first = orjson.loads(answer)
-    return orjson.dumps(
-        {"line": number, "status": CREATED, "ticket_id": first["ticket_id"], "ticket_no": first["ticket_no"]},
-        option=orjson.OPT_APPEND_NEWLINE,
-    )
+    """The id and the number out of `first_answer`, which begins with them."""
+    return b'{"line":%d,"status":%d,%b}\n' % (number, CREATED, answer[1 : answer.index(b',"status"')])
 
 
 def _invalid(error: ValidationError, line: bytes) -> tuple[int, str, str, list[FieldError]]:

@@ -4,24 +4,31 @@ import re
 from datetime import datetime
 from typing import Any
 
-from services.intake.schemas import AgentIn, Personal, PlaceIn, RegisterTicket
+import orjson
+
+from services.intake.schemas import AgentIn, PlaceIn, RegisterTicket
 from services.intake.usecases.desk import Desk
 from shared.contracts.ticket import Agent, ContactFacts, CustomerFacts, Place, TicketRef, TicketSnapshot, Urgency
 from shared.policy import Pack, resolve_city
 from shared.privacy import mask, mask_value
 
 _BEGINS_WITH_A_MOMENT = re.compile(r"20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])[0-5]\d[0-5]\d")
+_NO_DIGITS = re.compile(r"\D+")
+_PHONE = re.compile(r"(?<!\d)1\d{10}(?!\d)")
 UNASSESSED = Urgency(code="normal", rank=9, rule="")
 
 
-def personal_of(request: RegisterTicket) -> Personal:
-    return Personal(
-        phone=request.customer.phone,
-        name=request.customer.name,
-        contact_phone=request.contact_phone,
-        content=request.content,
-        address=request.place.address if request.place else None,
-        elements=request.elements,
+def personal_json(request: RegisterTicket) -> bytes:
+    """`Personal` of a request as JSON. The request was validated; by way of the model it took 5 µs instead of 1."""
+    return orjson.dumps(
+        {
+            "phone": request.customer.phone,
+            "name": request.customer.name,
+            "contact_phone": request.contact_phone,
+            "content": request.content,
+            "address": request.place.address if request.place else None,
+            "elements": request.elements,
+        }
     )
 
 
@@ -79,19 +86,14 @@ def place_of(pack: Pack, place: PlaceIn | None, name: str | None) -> Place | Non
 
 def contact_of(phone: str, contact: str | None, suspended_at: datetime | None, content: str) -> ContactFacts:
     """What may be known of the contact phone: whether it differs, is dead, and whether the text names another one."""
-    digits = "".join(c for c in phone if c.isdigit()).removeprefix("86")
-    reached_at = "".join(c for c in (contact or phone) if c.isdigit()).removeprefix("86")
+    digits = _NO_DIGITS.sub("", phone).removeprefix("86")
+    reached_at = digits if contact is None else _NO_DIGITS.sub("", contact).removeprefix("86")
     return ContactFacts(
-        differs=contact is not None and reached_at != digits,
+        differs=reached_at != digits,
         suspended_at=suspended_at,
-        other_in_text=_names_another_phone(content, reached_at),
+        other_in_text=any(found != reached_at for found in _PHONE.findall(content)),
         number_prefix=digits[:3],
     )
-
-
-def _names_another_phone(content: str, reached_at: str) -> bool:
-    runs = "".join(c if c.isdigit() else " " for c in content).split()
-    return any(len(run) == 11 and run.startswith("1") and run != reached_at for run in runs)
 
 
 def masked_elements(elements: dict[str, Any], name: str | None) -> dict[str, Any]:

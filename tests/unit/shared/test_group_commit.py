@@ -1,0 +1,89 @@
+"""Group commit: who shares a transaction, and who hears of a failure."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from shared.database import group_commit
+from shared.database.group_commit import GroupCommit
+from shared.errors import Conflict, Transient
+
+
+class Bench:
+    """A database that commits nothing but counts; items that are exceptions fail as such, and "spoils" their batch."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Any]] = []
+        self.away = False
+        self.commits: GroupCommit[Any, Any] = GroupCommit(self, self._work)  # type: ignore[arg-type]
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        await asyncio.sleep(0)
+        if self.away:
+            raise Transient("away")
+        yield None
+
+    async def _work(self, _: Any, items: Sequence[Any]) -> list[Any]:
+        self.batches.append(list(items))
+        await asyncio.sleep(0.01)
+        if "spoils" in items:
+            raise LookupError("spoilt")
+        return [item if isinstance(item, Exception) else f"did {item}" for item in items]
+
+
+async def test_who_comes_while_a_batch_is_stored_shares_the_next() -> None:
+    bench = Bench()
+    first = asyncio.create_task(bench.commits.submit("a"))
+    await asyncio.sleep(0.005)
+    rest = await asyncio.gather(first, bench.commits.submit("b"), bench.commits.submit_all(["c", "d"]))
+    assert rest == ["did a", "did b", ["did c", "did d"]]
+    assert list(map(sorted, bench.batches)) == [["a"], ["b", "c", "d"]]
+
+
+async def test_a_batch_has_a_limit_and_a_group_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "MAX_BATCH", 3)
+    bench = Bench()
+    await asyncio.gather(*(bench.commits.submit_all(group) for group in (["a", "b"], ["c", "d"], ["e"], ["f"])))
+    assert bench.batches == [["a", "b"], ["c", "d", "e"], ["f"]]
+
+
+async def test_an_error_is_raised_to_its_caller_alone() -> None:
+    bench = Bench()
+    found = await asyncio.gather(
+        bench.commits.submit("a"), bench.commits.submit(Conflict("no", "no")), return_exceptions=True
+    )
+    assert found[0] == "did a"
+    assert isinstance(found[1], Conflict)
+    assert await bench.commits.submit_all(["b", found[1]]) == ["did b", found[1]]
+
+
+async def test_a_batch_that_fails_is_tried_one_by_one() -> None:
+    bench = Bench()
+    found = await asyncio.gather(*map(bench.commits.submit, ("a", "spoils", "b")), return_exceptions=True)
+    assert (found[0], found[2]) == ("did a", "did b")
+    assert isinstance(found[1], LookupError)
+
+
+async def test_a_database_that_is_away_is_told_to_all_and_not_tried_again() -> None:
+    bench = Bench()
+    bench.away = True
+    found = await asyncio.gather(*map(bench.commits.submit, "ab"), return_exceptions=True)
+    assert [type(each) for each in found] == [Transient, Transient]
+    assert bench.batches == []
+    bench.away = False
+    assert await bench.commits.submit("c") == "did c"
+
+
+async def test_work_goes_on_when_its_caller_goes_away() -> None:
+    bench = Bench()
+    gone = asyncio.create_task(bench.commits.submit("a"))
+    stays = asyncio.create_task(bench.commits.submit("b"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert await stays == "did b"
+    assert bench.batches == [["a", "b"]]
+    assert gone.cancelled()
