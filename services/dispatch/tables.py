@@ -50,6 +50,13 @@ work_orders = Table(
     one_of("status", OrderStatus),
     Index("ix_work_orders_branch", "branch", "ticket_id"),
     Index(
+        "ix_work_orders_open",
+        "status",
+        "branch",
+        "ticket_id",
+        postgresql_where=text("status IN ('dispatched', 'accepted', 'replied', 'returned', 'raised')"),
+    ),
+    Index(
         "ix_work_orders_callback",
         text("rung DESC"),
         "urgency_rank",

@@ -15,11 +15,15 @@ from shared.messaging import inbox
 TicketRow: TypeAlias = Any
 
 _SEALED_WITH = text(f"personal IS NOT NULL AND {SEALED_WITH} = ANY(CAST(:prefixes AS bytea[]))")
-# Below or above it: an index finds these, and never "other than".
-_SEALED_UNKNOWN = text(
-    f"personal IS NOT NULL AND ({SEALED_WITH} < CAST(:prefix AS bytea) OR {SEALED_WITH} > CAST(:prefix AS bytea))"
-    f" AND {SEALED_WITH} <> ALL(CAST(:prefixes AS bytea[]))"
-)
+# One side of it at a time, in order: an index finds these. For both sides at once, or for "other than", PostgreSQL
+# reads every ticket: 2.2 s of a million, every minute.
+_SEALED_UNKNOWN = [
+    text(
+        f"personal IS NOT NULL AND {SEALED_WITH} {side} CAST(:prefix AS bytea)"
+        f" AND {SEALED_WITH} <> ALL(CAST(:prefixes AS bytea[]))"
+    )
+    for side in ("<", ">")
+]
 COUNTED = 100_000
 _ENDED = [str(status) for status in TERMINAL]
 
@@ -168,6 +172,9 @@ async def save_snapshots(connection: Connection, rows: Sequence[Mapping[str, Any
 async def page(connection: Connection, filters: Mapping[str, Any], before: UUID | None, limit: int) -> list[TicketRow]:
     """Newest first, below the cursor `before`."""
     conditions = [tickets.c[name] == value for name, value in filters.items() if name in tickets.c]
+    if "status" in filters and filters["status"] not in TERMINAL:
+        # Said twice, so that the index of open tickets serves it: one of ten million may have that status.
+        conditions.append(tickets.c.closed_at.is_(None))
     if (since := filters.get("accepted_since")) is not None:
         conditions.append(tickets.c.accepted_at >= since)
     if (until := filters.get("accepted_until")) is not None:
@@ -289,10 +296,10 @@ async def sealed_with_others(connection: Connection, prefix: bytes, prefixes: Se
     Each is counted up to one more than `COUNTED`.
     """
     counts = []
-    for condition in (_SEALED_WITH, _SEALED_UNKNOWN):
-        some = select(tickets.c.ticket_id).where(condition).limit(COUNTED + 1).subquery()
+    for condition in (_SEALED_WITH, *_SEALED_UNKNOWN):
+        some = select(tickets.c.ticket_id).where(condition).order_by(SEALED_WITH).limit(COUNTED + 1).subquery()
         found = await connection.execute(
             select(func.count()).select_from(some), {"prefix": prefix, "prefixes": list(prefixes)}
         )
         counts.append(int(found.scalar_one()))
-    return counts[0], counts[1]
+    return counts[0], min(counts[1] + counts[2], COUNTED + 1)

@@ -55,6 +55,7 @@ tickets = Table(
         "uq_tickets_external", "channel", "external_id", unique=True, postgresql_where=text("external_id IS NOT NULL")
     ),
     Index("ix_tickets_customer", "customer_key", "ticket_id"),
+    Index("ix_tickets_open", "ticket_id", postgresql_where=text("closed_at IS NULL")),
     Index("ix_tickets_sealed_with", SEALED_WITH, postgresql_where=text("personal IS NOT NULL")),
     Index("ix_tickets_kept", "closed_at", postgresql_where=text("personal IS NOT NULL AND closed_at IS NOT NULL")),
 )

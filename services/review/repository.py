@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, literal_column, select, text, update
 
 from services.review.domain import OPINION, ApprovalStatus, Review, ReviewStatus
 from services.review.tables import approvals, reviews
@@ -153,7 +153,8 @@ async def held_by_another(connection: Connection, ticket_id: UUID, actor: str) -
 
 async def queue(connection: Connection, limit: int) -> tuple[list[ReviewRow], int]:
     """The most urgent that wait, and how many wait in all."""
-    waiting = reviews.c.status == ReviewStatus.waiting
+    # Written out: with a parameter a plan for any status reads the whole table (2.1 s of a million reviews).
+    waiting = reviews.c.status == literal_column("'waiting'")
     rows = await connection.execute(
         select(reviews)
         .where(waiting)

@@ -62,5 +62,6 @@ approvals = Table(
     Column("decided_by", Text),
     Column("decided_at", Time),
     one_of("status", ApprovalStatus),
+    Index("ix_approvals_ticket", "ticket_id"),
     Index("uq_approvals_requested", "ticket_id", "kind", unique=True, postgresql_where=text("status = 'requested'")),
 )

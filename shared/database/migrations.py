@@ -1,6 +1,7 @@
 """Running a service's Alembic migrations, one run at a time however many processes start together."""
 
 import asyncio
+import time
 from pathlib import Path
 
 from alembic import command, context, op
@@ -12,6 +13,7 @@ from shared.failpoints import reach
 
 LOCK_TIMEOUT = "5s"
 LOCK_KEY = 7_203_001
+LOCK_POLL_SECONDS = 0.2
 
 
 def upgrade(service: str, url: str) -> None:
@@ -35,6 +37,35 @@ def run_script(script: str) -> None:
             reach("migration.statement_run")
 
 
+def make_index(name: str, definition: str) -> None:
+    """Make an index while others write: outside a transaction, after the statements before it were committed.
+
+    One that is there already stays (made by hand before, or by a run that died later); one that an interrupted run left
+    half-made is made anew. It waits without limit for older transactions, and holds up nobody meanwhile.
+    """
+    with op.get_context().autocommit_block():
+        valid = op.get_bind().scalar(
+            text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"), {"name": name}
+        )
+        if valid:
+            return
+        op.execute("SET lock_timeout = 0")
+        if valid is False:
+            op.execute(f"DROP INDEX CONCURRENTLY {name}")
+        op.execute(f"CREATE INDEX CONCURRENTLY {name} {definition}")
+        op.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+        reach("migration.statement_run")
+
+
+def drop_index(name: str) -> None:
+    """Drop an index while others write; nothing when it is gone already."""
+    with op.get_context().autocommit_block():
+        op.execute("SET lock_timeout = 0")
+        op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+        op.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+        reach("migration.statement_run")
+
+
 def run_environment(metadata: MetaData) -> None:
     """What each service's `migrations/env.py` does."""
     asyncio.run(_run(context.config.attributes["url"], metadata))
@@ -49,7 +80,10 @@ async def _run(url: str, metadata: MetaData) -> None:
 
 
 def _migrate(connection: Connection, metadata: MetaData) -> None:
-    connection.execute(text(f"SELECT pg_advisory_lock({LOCK_KEY})"))
+    # Asked for again and again: who waits inside a statement holds a snapshot, for which `make_index` would wait.
+    while not connection.scalar(text(f"SELECT pg_try_advisory_lock({LOCK_KEY})")):
+        connection.commit()
+        time.sleep(LOCK_POLL_SECONDS)
     connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
     connection.commit()
     # Each revision in a transaction of its own, so that the locks of one are not held through the next.

@@ -46,7 +46,7 @@ class Plumbing:
 
 
 def plumbing_tables(metadata: MetaData) -> Plumbing:
-    """Declare the plumbing tables in a service's metadata; its migrations 0001 to 0003 create them."""
+    """Declare the plumbing tables in a service's metadata; its migrations create them."""
     outbox = Table(
         "outbox",
         metadata,
@@ -92,6 +92,7 @@ def plumbing_tables(metadata: MetaData) -> Plumbing:
         Column("payload", LargeBinary, nullable=False),
         Column("reason", Text, nullable=False),
         Column("parked_at", Time, nullable=False, server_default=text("now()")),
+        Index("ix_parked_events_parked_at", "parked_at"),
     )
     dead_letters = Table(
         "dead_letters",
@@ -145,7 +146,13 @@ def plumbing_tables(metadata: MetaData) -> Plumbing:
         Column("subject", Text, nullable=False),
         Column("details", Text, nullable=False),
         Index("ix_audit_trail_sealing", "xid", "id", unique=True),
-        Index("ix_audit_trail_subject", "subject", "id"),
+        Index(
+            "ix_audit_trail_about",
+            "subject",
+            postgresql_using="brin",
+            postgresql_ops={"subject": "text_bloom_ops"},
+            postgresql_with={"pages_per_range": 32, "autosummarize": "on"},
+        ),
     )
     audit_seals = Table(
         "audit_seals",

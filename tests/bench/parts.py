@@ -1,6 +1,18 @@
 """All parts of the benchmark, in the order in which a run measures them."""
 
-from tests.bench import accept, end_to_end, imports, limits, memory, whole_life
+from tests.bench import (
+    accept,
+    deadlines,
+    detection,
+    end_to_end,
+    growth,
+    hour,
+    imports,
+    limits,
+    memory,
+    scale,
+    whole_life,
+)
 from tests.bench.stand import Part
 
 PARTS: tuple[Part, ...] = (
@@ -10,6 +22,11 @@ PARTS: tuple[Part, ...] = (
     end_to_end.PART,
     imports.PART,
     accept.PART,
+    deadlines.PART,
+    detection.PART,
+    growth.PART,
+    hour.PART,
+    scale.PART,
 )
 
 

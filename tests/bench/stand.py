@@ -108,7 +108,7 @@ class Stand:
             count += await self._looking[service].fetchval("SELECT count(*) FROM outbox WHERE published_at IS NULL")
         return count + int(
             await self._looking["intake"].fetchval(
-                "SELECT count(*) FROM tickets WHERE status IN ('registered', 'approved')"
+                "SELECT count(*) FROM tickets WHERE status IN ('registered', 'approved') AND closed_at IS NULL"
             )
         )
 
