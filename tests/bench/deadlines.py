@@ -32,6 +32,7 @@ OPEN_A_TICKET = ("first_reply", "resolution", "progress", "transfer", "holiday_r
 SHARES = 10**12
 """Copies at most, so that even the millionth was accepted as good as when its template was."""
 CHUNK = 50_000
+SECOND = "sla, second"
 
 _CLOCKS = """
 INSERT INTO clocks (clock_id, ticket_id, kind, cycle, rule, state, started_at, opened_at, ladder_from, due_at, next_at,
@@ -173,14 +174,19 @@ async def measure(stand: Stand) -> Findings:
                 steady.append(await fire(stand, clocks, connection, A_SECOND * STEADY_SECONDS, A_SECOND, LEAD_SECONDS))
                 late = percentiles_ms(steady[-1].late)
                 stand.say(f"{size:,} open: p99 {late['p99']:,.0f} ms late, sla {steady[-1].cpu['sla']:.2f} ms a clock")
-            async with another(stand, "sla", 1) as pid:
-                stand.machine.watch("sla, second", pid)
-                # Storing them takes longer than the usual lead; none may be due before all are there.
-                crowd = await fire(stand, clocks, connection, MINUTE, MINUTE / MINUTE_SECONDS, CROWD_LEAD_SECONDS)
+            crowd = await _crowd(stand, clocks, connection) if stand.options.named else None
     return _findings(steady, crowd)
 
 
-def _findings(steady: list[Fired], crowd: Fired) -> Findings:
+async def _crowd(stand: Stand, clocks: Clocks, connection: Any) -> Fired:
+    """A hundred thousand within a minute, with two instances of sla."""
+    async with another(stand, "sla", 1) as pid:
+        stand.machine.watch(SECOND, pid)
+        # Storing them takes longer than the usual lead; none may be due before all are there.
+        return await fire(stand, clocks, connection, MINUTE, MINUTE / MINUTE_SECONDS, CROWD_LEAD_SECONDS)
+
+
+def _findings(steady: list[Fired], crowd: Fired | None) -> Findings:
     found = Findings()
     least = f"{steady[0].open:,} open"
     for each in steady:
@@ -201,24 +207,31 @@ def _findings(steady: list[Fired], crowd: Fired) -> Findings:
             ),
         ]
         found.figures += _counts(name, each)
-    late = percentiles_ms(crowd.late)
-    name = f"{MINUTE:,} due within a minute, two instances"
-    found.figures += [
-        Figure(
-            f"{name}: all done after", "s", [crowd.seconds], target=Target("at most", MINUTE_SECONDS + GRACE_SECONDS)
-        ),
-        Figure(f"{name}: late, p99", "ms", [late["p99"]]),
-        Figure(f"{name}: CPU of sla a clock, both", "ms", [crowd.cpu["sla"] + crowd.cpu["sla, second"]]),
-        Figure(f"{name}: CPU of PostgreSQL a clock", "ms", [crowd.cpu[POSTGRES]]),
-        *_counts(name, crowd),
-    ]
-    found.facts = {"fired": [{**vars(each), "late": percentiles_ms(each.late)} for each in (*steady, crowd)]}
+    if crowd is not None:
+        found.figures += _crowd_figures(crowd)
+    found.facts = {
+        "fired": [{**vars(each), "late": percentiles_ms(each.late)} for each in (*steady, *([crowd] if crowd else ()))]
+    }
     found.notes = [
         "intake, review and dispatch are held still meanwhile: they do not know these tickets. Lateness runs to the"
         " mark behind the broker's acknowledgement, by the database's clock; each clock raises an escalation too.",
         "The plan of the query for what is due stands in the JSON for each size.",
+        "A hundred thousand within a minute, and five million open, are measured by name: make bench PARTS=deadlines"
+        " SIZE=5000000.",
     ]
     return found
+
+
+def _crowd_figures(crowd: Fired) -> list[Figure]:
+    name = f"{MINUTE:,} due within a minute, two instances"
+    within = Target("at most", MINUTE_SECONDS + GRACE_SECONDS)
+    return [
+        Figure(f"{name}: all done after", "s", [crowd.seconds], target=within),
+        Figure(f"{name}: late, p99", "ms", [percentiles_ms(crowd.late)["p99"]]),
+        Figure(f"{name}: CPU of sla a clock, both", "ms", [crowd.cpu["sla"] + crowd.cpu[SECOND]]),
+        Figure(f"{name}: CPU of PostgreSQL a clock", "ms", [crowd.cpu[POSTGRES]]),
+        *_counts(name, crowd),
+    ]
 
 
 def _counts(name: str, fired: Fired) -> list[Figure]:
@@ -230,4 +243,4 @@ def _counts(name: str, fired: Fired) -> list[Figure]:
     ]
 
 
-PART = Part("deadlines", "Deadlines: a million open clocks", 170, measure, spoils=True)
+PART = Part("deadlines", "Deadlines: a million open clocks", 70, measure, spoils=True)

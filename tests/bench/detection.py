@@ -231,4 +231,4 @@ def _findings(
     return found
 
 
-PART = Part("detection", "Detection: the tenth complaint of a problem", 90, measure, spoils=True)
+PART = Part("detection", "Detection: the tenth complaint of a problem", 75, measure, spoils=True)
