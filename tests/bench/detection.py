@@ -30,7 +30,7 @@ HOT = "network.data_card.other"
 THRESHOLD = 10
 FULL_SECONDS = 6.0
 SHARE = 0.8
-A_PROBLEM_SECONDS = 1.0
+A_PROBLEM_SECONDS = 0.7
 HOT_AN_HOUR = 20_000
 PATIENCE_SECONDS = 60.0
 
@@ -231,4 +231,4 @@ def _findings(
     return found
 
 
-PART = Part("detection", "Detection: the tenth complaint of a problem", 75, measure, spoils=True)
+PART = Part("detection", "Detection: the tenth complaint of a problem", 65, measure, spoils=True)
