@@ -1,9 +1,9 @@
 """Detection: from the answer to the tenth complaint of a problem to `incident.opened` on the topic, at full ingest; and
 one hot problem with thousands of members beside the others.
 
-Full ingest is three quarters of what the pipeline took in a closed loop just before, the complaints watched among them:
-at more than it carries, the time would be that of a growing backlog. Those complaints are spread over every problem that the load generator knows; the
-problems watched are others.
+Full ingest is three quarters of what the pipeline took in a closed loop just before, the complaints watched among
+them: at more than it carries, the time would be that of a growing backlog. The others are spread over every problem
+that the load generator knows; the problems watched are not among those.
 """
 
 import asyncio
