@@ -72,15 +72,18 @@ def worst_dead(curve: list[dict[str, Any]]) -> tuple[float, str]:
     return worst
 
 
+def grown(curve: list[dict[str, Any]], service: str, of: str) -> int:
+    """By how much this figure of all large tables of a service grew from the first look to the last."""
+    before = {table["table"]: table[of] for table in curve[0][service]}
+    return sum(table[of] - before.get(table["table"], 0) for table in curve[-1][service])
+
+
 def _findings(minutes: int, tickets: int, curve: list[dict[str, Any]], cpu: dict[str, float]) -> Findings:
     found = Findings()
     share, table = worst_dead(curve)
     found.figures = [Figure(f"Tickets in {minutes} minutes at {RATE:.0f} a second", "", [tickets])]
     for service in SERVICES:
-        heap = sum(each["heap"] for each in curve[-1][service])
-        indexes = sum(each["indexes"] for each in curve[-1][service])
-        updates = sum(each["updates"] for each in curve[-1][service])
-        hot = sum(each["hot"] for each in curve[-1][service])
+        heap, indexes, updates, hot = (grown(curve, service, of) for of in ("heap", "indexes", "updates", "hot"))
         found.figures += [
             Figure(f"{service}: tables, a ticket", "KiB", [heap / tickets / 1024]),
             Figure(f"{service}: indexes, a ticket", "KiB", [indexes / tickets / 1024]),
