@@ -97,11 +97,12 @@ class Transaction:
         version: int,
         time: datetime,
         topic: str | None = None,
+        payload: bytes | None = None,
     ) -> UUID:
         """Put an event into the outbox of this transaction and give its id.
 
         The row that carries the subject's version must be locked by this transaction, so that the order of the outbox
-        ids of a subject is the order of its commits. `topic` defaults to the event's own.
+        ids of a subject is the order of its commits. `topic` defaults to the event's own, `payload` to its JSON.
         """
         event_id = new_id()
         self._outgoing.append(
@@ -114,7 +115,7 @@ class Transaction:
                 time,
                 current_traceparent(),
                 None,
-                event.model_dump_json(exclude_none=True).encode(),
+                payload or payload_of(event),
             )
         )
         if topic is None:
@@ -136,8 +137,19 @@ class Transaction:
 
     def publish_pending(self, subject: Subject) -> None:
         """Put everything the subject recorded into the outbox."""
+        event, payload = None, b""
         for item in subject.pending:
-            self.publish(item.event, subject=subject.ticket_id, version=item.version, time=item.time, topic=item.topic)
+            # What goes to our own topic and then to a branch's is written once.
+            if item.event is not event:
+                event, payload = item.event, payload_of(item.event)
+            self.publish(
+                item.event,
+                subject=subject.ticket_id,
+                version=item.version,
+                time=item.time,
+                topic=item.topic,
+                payload=payload,
+            )
         subject.pending.clear()
 
     def publish_raw(self, *, topic: str, key: UUID, headers: bytes, payload: bytes, at: datetime) -> None:
@@ -150,6 +162,11 @@ class Transaction:
             await self.connection.run(_PUBLISH, *map(list, zip(*self._outgoing, strict=True)))
         if self._audited:
             await self.connection.run(_AUDIT, *map(list, zip(*self._audited, strict=True)))
+
+
+def payload_of(event: BaseModel) -> bytes:
+    """The event's data as it stands in a record."""
+    return event.model_dump_json(exclude_none=True).encode()
 
 
 class Database:
