@@ -6,7 +6,7 @@ leaving it with an exception rolls everything back. Use cases get a transaction 
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, TypeVar
@@ -59,16 +59,17 @@ _AWAY = (
 )
 # SQLSTATE classes that pass by themselves: connection, resources, operator intervention, rollback, lock not available.
 _AWAY_STATES = ("08", "53", "57", "40", "55P03", "25006")
-# One statement for what every transaction leaves behind. The rows of the outbox get their ids in the order given.
-_PUBLISH = """
-INSERT INTO outbox (topic, subject, version, event_id, type, time, traceparent, headers, payload)
-SELECT * FROM unnest($1::text[], $2::uuid[], $3::int[], $4::uuid[], $5::text[], $6::timestamptz[], $7::text[],
-    $8::bytea[], $9::bytea[])
-"""
-_AUDIT = """
+# What every transaction leaves behind, in one statement. The rows of the outbox get their ids in the order given.
+_LEAVE_BEHIND = """
+WITH published AS (
+    INSERT INTO outbox (topic, subject, version, event_id, type, time, traceparent, headers, payload)
+    SELECT * FROM unnest($1::text[], $2::uuid[], $3::int[], $4::uuid[], $5::text[], $6::timestamptz[], $7::text[],
+        $8::bytea[], $9::bytea[])
+)
 INSERT INTO audit_trail (actor, action, subject, details)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
+SELECT * FROM unnest($10::text[], $11::text[], $12::text[], $13::text[])
 """
+_OUTBOX_COLUMNS, _AUDIT_COLUMNS = 9, 4
 
 
 class Transaction:
@@ -158,10 +159,14 @@ class Transaction:
 
     async def flush(self) -> None:
         """Write the events and the rows of the audit trail."""
-        if self._outgoing:
-            await self.connection.run(_PUBLISH, *map(list, zip(*self._outgoing, strict=True)))
-        if self._audited:
-            await self.connection.run(_AUDIT, *map(list, zip(*self._audited, strict=True)))
+        if self._outgoing or self._audited:
+            columns = _columns(self._outgoing, _OUTBOX_COLUMNS) + _columns(self._audited, _AUDIT_COLUMNS)
+            await self.connection.run(_LEAVE_BEHIND, *columns)
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[list[Any]]:
+    """An array a column; empty ones when there are no rows."""
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(count)]
 
 
 def payload_of(event: BaseModel) -> bytes:
