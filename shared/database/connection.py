@@ -32,6 +32,15 @@ _GIVES_ROWS = re.compile(r"\s*(SELECT|WITH|VALUES|SHOW)\b|.*\bRETURNING\b", re.I
 _DIALECT = sqlalchemy_asyncpg.dialect()  # type: ignore[no-untyped-call]
 _JSONB_FORMAT = b"\x01"
 
+# Whatever can come of a connection. Of one whose server dies just then, asyncpg says that it is in a wrong state.
+DRIVER_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+
 Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 

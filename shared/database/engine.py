@@ -19,6 +19,7 @@ from sqlalchemy import text
 
 from shared.database.connection import (
     CONNECT_TIMEOUT_SECONDS,
+    DRIVER_ERRORS,
     PREPARED,
     Connection,
     driver_url,
@@ -235,7 +236,7 @@ class Database:
         if pool is not None:
             try:
                 await asyncio.wait_for(pool.close(), CONNECT_TIMEOUT_SECONDS)
-            except (*_AWAY, asyncpg.PostgresError):
+            except DRIVER_ERRORS:
                 pool.terminate()
 
     @asynccontextmanager
@@ -260,9 +261,13 @@ class Database:
             driver = await pool.acquire(timeout=POOL_TIMEOUT_SECONDS)
             try:
                 yield Connection(driver)
+            except _AWAY:
+                # It may be half closed, or in the middle of an answer; nobody shall get it again.
+                driver.terminate()
+                raise
             finally:
                 # What cannot be given back clean, the pool throws away.
-                with contextlib.suppress(*_AWAY, asyncpg.PostgresError):
+                with contextlib.suppress(*DRIVER_ERRORS):
                     await pool.release(driver, timeout=POOL_TIMEOUT_SECONDS)
         except Exception as error:
             if isinstance(error, asyncpg.PostgresError) and error.sqlstate:
@@ -273,7 +278,7 @@ class Database:
 
 
 async def _roll_back(connection: Connection) -> None:
-    with contextlib.suppress(*_AWAY, asyncpg.PostgresError):
+    with contextlib.suppress(*DRIVER_ERRORS):
         await connection.driver.execute("ROLLBACK")
 
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 
 import asyncpg
 
+from shared.database.connection import DRIVER_ERRORS
+
 log = logging.getLogger(__name__)
 
 COMMAND_TIMEOUT_SECONDS = 5.0
@@ -71,7 +73,7 @@ class Leases:
                     )
                     self._held |= {(role, row["item"]) for row in rows if row["taken"]}
                 return {item for held_role, item in self._held if held_role == role}
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except DRIVER_ERRORS as error:
                 log.warning("leases lost", extra={"role": role, "error": type(error).__name__})
                 await self._drop()
                 return set()
@@ -104,5 +106,5 @@ class Leases:
         if connection is not None and not connection.is_closed():
             try:
                 await connection.close(timeout=2)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            except DRIVER_ERRORS:
                 connection.terminate()

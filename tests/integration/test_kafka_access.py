@@ -75,7 +75,7 @@ async def ask(service: Service, sql: str, **values: Any) -> Any:
     """The first value of the first row, or None."""
 
     async def run(connection: Any) -> Any:
-        return (await connection.execute(text(sql), values)).scalar()
+        return await connection.scalar(text(sql), values)
 
     return await service.background.read(run)
 

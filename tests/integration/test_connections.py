@@ -1,0 +1,61 @@
+"""Connections to PostgreSQL that go bad: thrown away, and the work is tried again."""
+
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+
+from shared.database.engine import Database
+from shared.database.leases import Leases
+from shared.errors import Transient
+
+BROKEN = asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+
+async def backend(database: Database) -> int:
+    """The process of PostgreSQL that serves the next connection."""
+    found: int = await database.read(lambda connection: connection.scalar(text("SELECT pg_backend_pid()")))
+    return found
+
+
+async def test_nobody_gets_a_connection_that_broke_in_use(database: Database) -> None:
+    before = await backend(database)
+    assert await backend(database) == before
+    with pytest.raises(Transient, match="InternalClientError"):
+        async with database.connection():
+            raise BROKEN
+    assert await backend(database) != before
+
+
+async def test_a_transaction_that_failed_leaves_its_connection_clean(database: Database) -> None:
+    before = await backend(database)
+    with pytest.raises(ValueError, match="ours"):
+        async with database.transaction() as transaction:
+            await transaction.connection.execute(text("CREATE TABLE half (id int)"))
+            raise ValueError("ours")
+    assert await backend(database) == before
+    assert await database.read(lambda connection: connection.scalar(text("SELECT to_regclass('half')"))) is None
+
+
+async def test_leases_are_given_up_when_their_connection_is_in_a_wrong_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def is_closed(self) -> bool:
+            return False
+
+        async def execute(self, *_: Any) -> None:
+            raise BROKEN
+
+        async def close(self, timeout: float) -> None:
+            raise BROKEN
+
+        def terminate(self) -> None:
+            terminated.append(self)
+
+    async def connect(*_: Any, **__: Any) -> Broken:
+        return Broken()
+
+    terminated: list[Broken] = []
+    monkeypatch.setattr(asyncpg, "connect", connect)
+    assert await Leases("postgresql://nobody@127.0.0.1:1/none").leads("relay") is False
+    assert len(terminated) == 1
