@@ -12,6 +12,7 @@ from services.intake.domain import TERMINAL
 from services.intake.tables import SEALED_WITH, ticket_timeline, tickets
 from shared.database import arrays
 from shared.database.connection import Connection
+from shared.errors import Transient
 from shared.messaging import inbox
 
 TicketRow: TypeAlias = Any
@@ -72,15 +73,17 @@ async def claim_keys(
 ) -> dict[tuple[str, str], tuple[bytes, bytes]]:
     """Store (client, key, hash, answer) where the key is new. What is kept of the others:
     (client, key) → (request hash, answer). An answer names its ticket: one that is kept and is ours was kept for us."""
-    clients, keys, hashes, answers = map(list, zip(*claims, strict=True))
+    # In one order, so that two processes with the same keys never wait for each other in a circle.
+    clients, keys, hashes, answers = map(list, zip(*sorted(claims), strict=True))
     if await connection.run(_CLAIM, clients, keys, hashes, answers, status) == len(claims):
         return {}
-    ours = {(client, key): answer for client, key, _, answer in claims}
-    return {
+    kept = {
         (client, key): (request_hash, answer)
         for client, key, request_hash, answer in await connection.fetch(_KEPT, list(set(clients)), keys)
-        if ours.get((client, key), answer) != answer
     }
+    if not all((client, key) in kept for client, key, _, _ in claims):
+        raise Transient("an idempotency key was forgotten just now")
+    return {(client, key): kept[client, key] for client, key, _, answer in claims if kept[client, key][1] != answer}
 
 
 _BY_EXTERNAL_IDS = """

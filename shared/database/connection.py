@@ -26,7 +26,10 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 PREPARED = 256
 COMPILED = 1024
 
-_GIVES_ROWS = re.compile(r"\s*(SELECT|WITH|VALUES|SHOW)\b|.*\bRETURNING\b", re.IGNORECASE | re.DOTALL)
+_GIVES_ROWS = re.compile(
+    r"\s*(SELECT|VALUES|SHOW)\b|.*\bRETURNING\b|\s*WITH\b(?!.*\b(INSERT INTO|UPDATE \w+ SET|DELETE FROM)\b)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 _DIALECT = sqlalchemy_asyncpg.dialect()  # type: ignore[no-untyped-call]

@@ -211,7 +211,9 @@ class Database:
             except BaseException:
                 await _roll_back(connection)
                 raise
-            await connection.driver.execute("COMMIT")
+            if await connection.driver.execute("COMMIT") != "COMMIT":
+                # A failure that somebody swallowed: PostgreSQL rolled back, and says so in the status alone.
+                raise asyncpg.InFailedSQLTransactionError("the transaction had failed before its commit")
         if transaction.publishes:
             reach("outbox.committed")
             for wake in self._after_publish:

@@ -104,4 +104,13 @@ class GroupCommit(Generic[Item, Answer]):
                 return await self._results(items, again=True)
             if len(items) == 1 or isinstance(error, Transient):
                 return [error] * len(items)
-            return [result for item in items for result in await self._results([item])]
+            return await self._one_by_one(items)
+
+    async def _one_by_one(self, items: Sequence[Item]) -> Sequence[Answer | Exception]:
+        """Each in a transaction of its own. Once the database is away, nothing behind that is tried: who sends an
+        import again from its first such answer on must not find later ones stored."""
+        results: list[Answer | Exception] = []
+        for item in items:
+            away = results[-1] if results and isinstance(results[-1], Transient) else None
+            results += [away] if away is not None else await self._results([item])
+        return results

@@ -187,7 +187,9 @@ def rendered(error: Exception) -> Response:
         return problem(error.status_code, code, str(error.detail), headers=dict(error.headers or {}))
     if isinstance(error, Transient):
         log.warning("answered 503", extra={"error": str(error)})
-        return unavailable("a part of the system is away for now; nothing was changed, try again")
+        return unavailable(
+            "a part of the system is away for now; try again, with the same Idempotency-Key if you gave one"
+        )
     if isinstance(error, asyncpg.PostgresError) and error.sqlstate in NOT_STORABLE:
         return problem(422, "character_not_storable", "a text holds a NUL character, which cannot be stored")
     log.error("database error" if isinstance(error, asyncpg.PostgresError) else "unexpected error", exc_info=error)

@@ -164,6 +164,8 @@ class Consumer(Generic[State]):
         await self._pauses.look(self._database)
         if self.failure is not None and self._pauses.stop is None:
             self._dead_in_a_row = 0
+            # The rest of the batch that was stopped was never applied: assigned anew, it is read again.
+            self._reading.clear()
         self.failure = self._pauses.stop
 
     def _unpaused(self, partitions: Iterable[TopicPartition]) -> set[TopicPartition]:
@@ -236,8 +238,8 @@ class Consumer(Generic[State]):
         try:
             await within(ANSWER_SECONDS, self._gather(consumer, records))
         except Exception:
-            # The client has moved past what was gathered, and our positions have not: it must be given again.
-            for partition in self._reading if records else ():
+            # The client may have moved past what it gave, even where it gave nothing to us; our positions have not.
+            for partition in self._reading:
                 consumer.seek(partition, self._positions[partition].next_offset)
             raise
         return records

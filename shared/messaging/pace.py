@@ -13,7 +13,7 @@ Measured with a rest of 20 ms before, four services and PostgreSQL, CPU a ticket
 REST_FOR_WORK = 4.0
 REST_AT_MOST_SECONDS = 0.07
 # With so many events in a batch a larger one would hardly be cheaper.
-ENOUGH = 64
+ENOUGH = 256
 
 
 def rest_after(seconds: float, events: int) -> float:

@@ -21,7 +21,8 @@ def resolution_rule(pack: Pack, ticket: TicketSnapshot) -> LimitRule:
     facts = facts_of(pack, ticket)
     limits = pack.limits
     # The same brand and the same classes find the same rule: asked again it costs 2 µs instead of 9.
-    situation = tuple([facts[name] for name in limits.resolved_by])
+    # With their types, for a rule tells 1 from true, and a key of a dict does not.
+    situation = tuple([(type(value), value) for value in (facts[name] for name in limits.resolved_by)])
     rule = limits.resolved.get(situation)
     if rule is None:
         holding = [rule for rule in limits.resolution if rule.when(facts)]

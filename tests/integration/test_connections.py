@@ -1,16 +1,26 @@
 """Connections to PostgreSQL that go bad: thrown away, and the work is tried again."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
 import pytest
+import pytest_asyncio
 from sqlalchemy import text
 
-from shared.database.engine import Database
+from shared.database.engine import Database, Transaction
 from shared.database.leases import Leases
 from shared.errors import Transient
+from tests.support.parts import Databases
 
 BROKEN = asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+
+@pytest_asyncio.fixture
+async def database(databases: Databases) -> AsyncIterator[Database]:
+    found = Database(await databases.fresh("review"), pool_size=1)
+    yield found
+    await found.close()
 
 
 async def backend(database: Database) -> int:
@@ -30,10 +40,13 @@ async def test_nobody_gets_a_connection_that_broke_in_use(database: Database) ->
 
 async def test_a_transaction_that_failed_leaves_its_connection_clean(database: Database) -> None:
     before = await backend(database)
+
+    async def fail(transaction: Transaction) -> None:
+        await transaction.connection.execute(text("CREATE TABLE half (id int)"))
+        raise ValueError("ours")
+
     with pytest.raises(ValueError, match="ours"):
-        async with database.transaction() as transaction:
-            await transaction.connection.execute(text("CREATE TABLE half (id int)"))
-            raise ValueError("ours")
+        await database.write(fail)
     assert await backend(database) == before
     assert await database.read(lambda connection: connection.scalar(text("SELECT to_regclass('half')"))) is None
 
@@ -46,7 +59,7 @@ async def test_leases_are_given_up_when_their_connection_is_in_a_wrong_state(mon
         async def execute(self, *_: Any) -> None:
             raise BROKEN
 
-        async def close(self, timeout: float) -> None:
+        async def close(self, **_: Any) -> None:
             raise BROKEN
 
         def terminate(self) -> None:
