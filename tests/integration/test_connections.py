@@ -51,6 +51,37 @@ async def test_a_transaction_that_failed_leaves_its_connection_clean(database: D
     assert await database.read(lambda connection: connection.scalar(text("SELECT to_regclass('half')"))) is None
 
 
+async def test_a_failure_that_was_swallowed_fails_at_the_commit(database: Database) -> None:
+    async def swallow(transaction: Transaction) -> None:
+        await transaction.connection.execute(text("CREATE TABLE half (id int)"))
+        with pytest.raises(asyncpg.UndefinedTableError):
+            await transaction.connection.execute(text("SELECT * FROM nowhere"))
+
+    with pytest.raises(asyncpg.InFailedSQLTransactionError):
+        await database.write(swallow)
+    assert await database.read(lambda connection: connection.scalar(text("SELECT to_regclass('half')"))) is None
+
+
+@pytest.mark.parametrize(
+    ("sql", "rows", "count"),
+    [
+        ("WITH one AS (SELECT 1 AS id) SELECT id FROM one", [(1,)], 1),
+        ("WITH one AS (SELECT 1 AS id) UPDATE things SET id = things.id FROM one", [], 3),
+        ("UPDATE things SET id = id + 10 WHERE id > 1 RETURNING id", [(12,), (13,)], 2),
+        ("WITH held AS (SELECT id FROM things WHERE id > 100 FOR UPDATE) SELECT id FROM held", [], 0),
+        ("DELETE FROM things", [], 3),
+    ],
+)
+async def test_statements_tell_their_rows_or_how_many_they_touched(
+    database: Database, sql: str, rows: list[Any], count: int
+) -> None:
+    async with database.transaction() as transaction:
+        await transaction.connection.execute(text("CREATE TEMP TABLE things ON COMMIT DROP AS SELECT 1 AS id"))
+        await transaction.connection.execute(text("INSERT INTO things VALUES (2), (3)"))
+        result = await transaction.connection.execute(text(sql))
+        assert (result.all(), result.rowcount) == (rows, count)
+
+
 async def test_leases_are_given_up_when_their_connection_is_in_a_wrong_state(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         def is_closed(self) -> bool:

@@ -23,6 +23,7 @@ from shared.policy import (
     resolution_rule,
     rung,
 )
+from shared.policy.conditions import When
 from tests.unit.policy.tickets import NOW, at, calendar, pack, ticket
 
 HOUR = timedelta(hours=1)
@@ -288,3 +289,15 @@ def test_a_limit_by_class_is_found_again_in_the_same_situation_only() -> None:
         assert resolution_rule(rules, ticket(customer={"brand": "gotone"})).id == "GDM-L3"
         assert resolution_rule(rules, ticket(customer={"brand": "mzone"})).id == "GDM-L4"
         assert resolution_rule(rules, assess(rules, ticket(flags=("major",)))).id == "GDM-L5"
+
+
+def test_a_limit_found_for_one_is_not_given_to_true() -> None:
+    """They are equal, and a rule tells them apart."""
+    rules = pack()
+    urgent = rules.limits.fallback.model_copy(update={"id": "TEST-1", "when": When({"element.outage": True})})
+    fresh = type(rules.limits)(
+        first_reply=rules.limits.first_reply, resolution=(urgent,), fallback=rules.limits.fallback
+    )
+    changed = rules.model_copy(update={"limits": fresh})
+    for value, expected in ((1, rules.limits.fallback.id), (True, "TEST-1"), (1, rules.limits.fallback.id)):
+        assert resolution_rule(changed, ticket(elements={"outage": value})).id == expected

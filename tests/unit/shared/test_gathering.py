@@ -103,6 +103,28 @@ async def test_what_was_gathered_before_a_failure_is_read_again(
     assert client.sought == {HERE: 7, THERE: 40}
 
 
+async def test_a_first_read_that_fails_is_repeated_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client drops what it took of one partition when records of another cannot be read, and stands behind it."""
+    client = Client([UnicodeDecodeError("utf-8", b"\xff", 0, 1, "name")])
+    with pytest.raises(UnicodeDecodeError):
+        await reader_of(client, monkeypatch, rest_seconds=-1)._gathered()
+    assert client.sought == {HERE: 7, THERE: 40}
+
+
+async def test_what_was_left_of_a_stopped_batch_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed before the stop was seen here, the client would go on behind it."""
+    consumer = reader_of(Client([]), monkeypatch, rest_seconds=-1)
+    consumer.failure = "50 records in a row could not be applied; reading stopped"
+
+    async def nothing_is_paused(_: Any) -> None:
+        return None
+
+    monkeypatch.setattr(consumer._pauses, "look", nothing_is_paused)
+    await consumer._look_for_pauses()
+    assert consumer.failure is None
+    assert consumer._reading == set(), "so that all are assigned anew, from the stored positions"
+
+
 def test_an_idle_reader_asks_seldom() -> None:
     reader, client = Reader(BrokerAddress("x:1"), "gongdan.review", FETCH_MS), SimpleNamespace()
     reader.slow_down(idle=True)

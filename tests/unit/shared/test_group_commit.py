@@ -87,3 +87,22 @@ async def test_work_goes_on_when_its_caller_goes_away() -> None:
     assert await stays == "did b"
     assert bench.batches == [["a", "b"]]
     assert gone.cancelled()
+
+
+async def test_behind_an_item_that_met_the_database_away_nothing_of_its_group_is_stored() -> None:
+    """Who sends an import again from its first such answer on would find the later ones twice."""
+    bench = Bench()
+
+    async def work(_: Any, items: Sequence[Any]) -> list[Any]:
+        if len(items) > 1:
+            raise LookupError("spoilt")
+        if items == ["c"]:
+            raise Transient("a deadlock")
+        bench.batches.append(list(items))
+        return [f"did {item}" for item in items]
+
+    commits: GroupCommit[Any, Any] = GroupCommit(bench, work)  # type: ignore[arg-type]
+    found = await commits.submit_all(["a", "b", "c", "d", "e"])
+    assert found[:2] == ["did a", "did b"]
+    assert all(isinstance(each, Transient) for each in found[2:])
+    assert bench.batches == [["a"], ["b"]]
