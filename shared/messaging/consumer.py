@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Generic
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, OffsetOutOfRangeError
 
 from shared.contracts.control import ReplayRequested
@@ -44,8 +44,6 @@ from shared.telemetry.tracing import begin_trace
 log = logging.getLogger(__name__)
 
 MAX_RECORDS = 500
-# How often the client's buffer is emptied into a batch that still gathers.
-GATHER_SECONDS = 0.02
 IDLE_SECONDS = 2.0
 SHARE_SECONDS = 1.0
 LAG_SECONDS = 5.0
@@ -235,25 +233,15 @@ class Consumer(Generic[State]):
         """What there is, and what comes until the rest after the last batch is over."""
         consumer = await self._reader.connected()
         records: list[Record] = []
+        gathering = self._reader.gather(records, first_wait_ms=self._wait_ms, most=MAX_RECORDS, until=self._rest_until)
         try:
-            await within(ANSWER_SECONDS, self._gather(consumer, records))
+            await within(ANSWER_SECONDS, gathering)
         except Exception:
             # The client may have moved past what it gave, even where it gave nothing to us; our positions have not.
             for partition in self._reading:
                 consumer.seek(partition, self._positions[partition].next_offset)
             raise
         return records
-
-    async def _gather(self, consumer: AIOKafkaConsumer, records: list[Record]) -> None:
-        """Into `records`. The fetches go on meanwhile: the embedded broker gives one record batch of a partition at a
-        time, and Kafka 512 KiB."""
-        fetched = await consumer.getmany(timeout_ms=self._wait_ms, max_records=MAX_RECORDS)
-        while True:
-            records += [Record.read(raw) for raws in fetched.values() for raw in raws]
-            if not records or len(records) >= MAX_RECORDS or time.monotonic() >= self._rest_until:
-                return
-            await asyncio.sleep(GATHER_SECONDS)
-            fetched = await consumer.getmany(timeout_ms=0, max_records=MAX_RECORDS - len(records))
 
     # ---- applying ------------------------------------------------------------------------------------------------
 

@@ -1,12 +1,15 @@
 """The Kafka client of a consumer: made when needed, thrown away after any trouble, never waited for without end."""
 
+import asyncio
 import contextlib
 import logging
+import time
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from shared.messaging.broker import BrokerAddress
+from shared.messaging.events import Record
 from shared.messaging.patience import CancelledWithin, within
 
 log = logging.getLogger(__name__)
@@ -14,6 +17,8 @@ log = logging.getLogger(__name__)
 PARTITION_FETCH_BYTES = 512 * 1024
 REQUEST_TIMEOUT_MS = 10_000
 STOP_SECONDS = 3.0
+# How often the client's buffer is emptied into a batch that still gathers.
+GATHER_SECONDS = 0.02
 IDLE_FETCH_MS = 200
 
 
@@ -61,6 +66,18 @@ class Reader:
         if self.client is not None:
             wait_ms = max(self._fetch_max_wait_ms, IDLE_FETCH_MS) if idle else self._fetch_max_wait_ms
             self.client._fetcher._fetch_max_wait_ms = wait_ms
+
+    async def gather(self, records: list[Record], *, first_wait_ms: int, most: int, until: float) -> None:
+        """Into `records`: what there is, waited for once, and what comes until then (`time.monotonic`). The fetches go
+        on meanwhile: the embedded broker gives one record batch of a partition at a time, and Kafka 512 KiB."""
+        client = await self.connected()
+        fetched = await client.getmany(timeout_ms=first_wait_ms, max_records=most)
+        while True:
+            records += [Record.read(raw) for raws in fetched.values() for raw in raws]
+            if not records or len(records) >= most or time.monotonic() >= until:
+                return
+            await asyncio.sleep(GATHER_SECONDS)
+            fetched = await client.getmany(timeout_ms=0, max_records=most - len(records))
 
     async def discard(self) -> None:
         client, self.client = self.client, None
