@@ -1,4 +1,4 @@
-"""Statements of SQLAlchemy, run straight on asyncpg: one connection, its results, and the pool they come from.
+"""Statements of SQLAlchemy, run straight on asyncpg: one connection and its results.
 
 SQLAlchemy writes the SQL, once for each statement object (so hot paths keep theirs in a constant); asyncpg carries it
 out. SQLAlchemy's own engine in between cost 80 µs a statement and 400 µs a transaction (docs/decisions/0014).
@@ -30,8 +30,6 @@ _GIVES_ROWS = re.compile(
     r"\s*(SELECT|VALUES|SHOW)\b|.*\bRETURNING\b|\s*WITH\b(?!.*\b(INSERT INTO|UPDATE \w+ SET|DELETE FROM)\b)",
     re.IGNORECASE | re.DOTALL,
 )
-
-
 _DIALECT = sqlalchemy_asyncpg.dialect()  # type: ignore[no-untyped-call]
 _JSONB_FORMAT = b"\x01"
 
@@ -153,7 +151,7 @@ def compile_statement(statement: Executable, given: tuple[str, ...] = ()) -> Com
 _written_before: WeakKeyDictionary[Executable, dict[tuple[str, ...], Compiled]] = WeakKeyDictionary()
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=COMPILED)
 def _of_text(sql: str) -> Compiled:
     return _compile(text(sql), ())
 
@@ -177,7 +175,7 @@ def _named(found: list[asyncpg.Record]) -> list[Any]:
     return list(map(_row_of(tuple(found[0].keys()))._make, found))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=COMPILED)
 def _row_of(columns: tuple[str, ...]) -> Any:
     return namedtuple("Row", columns, rename=True)
 
