@@ -176,12 +176,12 @@ class Batch(Generic[State]):
             await inbox.remember_commands(connection, self._commands)
         if self._newly_erased:
             await erasure.note_erased(connection, self._newly_erased)
-        for (stream, version), (record, reason) in self._to_park.items():
-            await inbox.park(connection, stream, version, record, reason)
+        if self._to_park:
+            await inbox.park(connection, self._to_park)
         if late := self.erased & {subject for (_, subject), _ in self._to_park}:
             await erasure.scrub_again(connection, late)
-        for stream, version in self._to_unpark:
-            await inbox.unpark(connection, stream, version)
+        if self._to_unpark:
+            await inbox.unpark(connection, self._to_unpark)
         self._count()
         return moved
 

@@ -174,15 +174,13 @@ class Consumer(Generic[State]):
         if not mine:
             self._positions = {}
             return
-        consumer = await self._reader.connected()
+        await self._reader.connected()
         stored = await self._database.read(inbox.positions)
         unknown = [partition for partition in mine if tuple(partition) not in stored]
         self._positions = {partition: stored[tuple(partition)] for partition in mine if partition not in unknown}
         # With nothing to read the old assignment stays, unread: the next one takes its place.
         if self._reading:
-            consumer.assign(sorted(self._reading))
-            for partition in self._reading & self._positions.keys():
-                consumer.seek(partition, self._positions[partition].next_offset)
+            await self._reader.assign(self._reading, self._offsets())
         if unknown:
             await self._start_again(unknown, "first start")
         log.info("partitions assigned", extra={"count": len(mine)})
@@ -213,8 +211,7 @@ class Consumer(Generic[State]):
         await self._database.write(store)
         reach("consumer.started")
         self._positions |= fresh
-        for partition in self._reading & fresh.keys():
-            consumer.seek(partition, fresh[partition].next_offset)
+        self._reader.seek(self._offsets())
         log.warning("reading from the beginning", extra={"partitions": len(partitions), "error": reason})
 
     async def _take_batch(self) -> None:
@@ -231,17 +228,17 @@ class Consumer(Generic[State]):
 
     async def _gathered(self) -> list[Record]:
         """What there is, and what comes until the rest after the last batch is over."""
-        consumer = await self._reader.connected()
-        records: list[Record] = []
-        gathering = self._reader.gather(records, first_wait_ms=self._wait_ms, most=MAX_RECORDS, until=self._rest_until)
+        gathering = self._reader.gather(first_wait_ms=self._wait_ms, most=MAX_RECORDS, until=self._rest_until)
         try:
-            await within(ANSWER_SECONDS, gathering)
+            return await within(ANSWER_SECONDS, gathering)
         except Exception:
             # The client may have moved past what it gave, even where it gave nothing to us; our positions have not.
-            for partition in self._reading:
-                consumer.seek(partition, self._positions[partition].next_offset)
+            self._reader.seek(self._offsets())
             raise
-        return records
+
+    def _offsets(self) -> dict[TopicPartition, int]:
+        """From where on each partition is read."""
+        return {each: self._positions[each].next_offset for each in self._reading & self._positions.keys()}
 
     # ---- applying ------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy import text
 
+from shared.database.arrays import by_column
 from shared.database.connection import Connection
 from shared.messaging.events import Record
 
@@ -143,33 +144,34 @@ async def parked_for(connection: Connection, subjects: Iterable[UUID]) -> dict[S
     return parked
 
 
-async def park(connection: Connection, stream: Stream, version: int, record: Record, reason: str) -> None:
-    await connection.execute(
-        text(
-            "INSERT INTO parked_events"
-            " (publisher, subject, version, topic, partition, record_offset, headers, payload, reason) VALUES"
-            " (:publisher, :subject, :version, :topic, :partition, :offset, :headers, :payload, :reason)"
-            " ON CONFLICT (publisher, subject, version) DO UPDATE SET reason = excluded.reason"
-        ),
-        {
-            "publisher": stream[0],
-            "subject": stream[1],
-            "version": version,
-            "topic": record.topic,
-            "partition": record.partition,
-            "offset": record.offset,
-            "headers": headers_out(record.headers),
-            "payload": record.value or b"",
-            "reason": reason,
-        },
-    )
+_PARK = """
+INSERT INTO parked_events (publisher, subject, version, topic, partition, record_offset, headers, payload, reason)
+SELECT * FROM unnest($1::text[], $2::uuid[], $3::int[], $4::text[], $5::int[], $6::bigint[], $7::bytea[], $8::bytea[],
+    $9::text[])
+ON CONFLICT (publisher, subject, version) DO UPDATE SET reason = excluded.reason
+"""
+_UNPARK = """
+DELETE FROM parked_events AS old USING unnest($1::text[], $2::uuid[], $3::int[]) AS gone(publisher, subject, version)
+WHERE old.publisher = gone.publisher AND old.subject = gone.subject AND old.version = gone.version
+"""
 
 
-async def unpark(connection: Connection, stream: Stream, version: int) -> None:
-    await connection.execute(
-        text("DELETE FROM parked_events WHERE publisher = :publisher AND subject = :subject AND version = :version"),
-        {"publisher": stream[0], "subject": stream[1], "version": version},
-    )
+async def park(connection: Connection, waiting: Mapping[tuple[Stream, int], tuple[Record, str]]) -> None:
+    """Keep these events (at least one), by stream and version, with why each waits."""
+    rows = [
+        (
+            *(publisher, subject, version, record.topic, record.partition, record.offset),
+            *(headers_out(record.headers), record.value or b"", reason),
+        )
+        for ((publisher, subject), version), (record, reason) in waiting.items()
+    ]
+    await connection.run(_PARK, *by_column(rows))
+
+
+async def unpark(connection: Connection, gone: Iterable[tuple[Stream, int]]) -> None:
+    """Forget these (at least one)."""
+    rows = [(publisher, subject, version) for (publisher, subject), version in gone]
+    await connection.run(_UNPARK, *by_column(rows))
 
 
 STUCK_COUNTED = 10_000

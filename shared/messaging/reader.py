@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Collection, Mapping
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from shared.messaging.broker import BrokerAddress
 from shared.messaging.events import Record
+from shared.messaging.merge import Merge
 from shared.messaging.patience import CancelledWithin, within
 
 log = logging.getLogger(__name__)
@@ -19,6 +21,9 @@ REQUEST_TIMEOUT_MS = 10_000
 STOP_SECONDS = 3.0
 # How often the client's buffer is emptied into a batch that still gathers.
 GATHER_SECONDS = 0.02
+# How long a batch that is not full waits for what is known to be there.
+MORE_SECONDS = 0.1
+MOST_AT_ONCE = 10_000
 IDLE_FETCH_MS = 200
 
 
@@ -31,6 +36,7 @@ class Reader:
         self._fetch_max_wait_ms = fetch_max_wait_ms
         self._password: str | None = None
         self.client: AIOKafkaConsumer | None = None
+        self._came = Merge()
 
     @property
     def outdated(self) -> bool:
@@ -56,6 +62,8 @@ class Reader:
             except BaseException:
                 await stop_reader(client)
                 raise
+            # Not one partition again while another's records lie there: a fetch then shows all of them at one moment.
+            client._fetcher._prefetch_backoff = REQUEST_TIMEOUT_MS / 1000
             self.client = client
         return self.client
 
@@ -67,20 +75,56 @@ class Reader:
             wait_ms = max(self._fetch_max_wait_ms, IDLE_FETCH_MS) if idle else self._fetch_max_wait_ms
             self.client._fetcher._fetch_max_wait_ms = wait_ms
 
-    async def gather(self, records: list[Record], *, first_wait_ms: int, most: int, until: float) -> None:
-        """Into `records`: what there is, waited for once, and what comes until then (`time.monotonic`). The fetches go
-        on meanwhile: the embedded broker gives one record batch of a partition at a time, and Kafka 512 KiB."""
+    async def assign(self, partitions: Collection[TopicPartition], offsets: Mapping[TopicPartition, int]) -> None:
+        """Read these partitions and no others, those with an offset from there on."""
         client = await self.connected()
-        fetched = await client.getmany(timeout_ms=first_wait_ms, max_records=most)
+        client.assign(sorted(partitions))
+        self.seek(offsets)
+
+    def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Go on at these offsets. What came and was not given yet is forgotten, of every partition."""
+        self._came = Merge()
+        if self.client is not None:
+            for partition, offset in offsets.items():
+                self.client.seek(partition, offset)
+
+    async def gather(self, *, first_wait_ms: int, most: int, until: float) -> list[Record]:
+        """What there is, waited for once, and what comes until then (`time.monotonic`), the earliest first. The fetches
+        go on meanwhile: the embedded broker gives one record batch of a partition at a time, and Kafka 512 KiB."""
+        client = await self.connected()
+        wait_ms = 0 if self._came else first_wait_ms
         while True:
-            records += [Record.read(raw) for raws in fetched.values() for raw in raws]
-            if not records or len(records) >= most or time.monotonic() >= until:
-                return
+            fetched = await client.getmany(timeout_ms=wait_ms, max_records=MOST_AT_ONCE)
+            self._came.add(Record.read(raw) for raws in fetched.values() for raw in raws)
+            wait_ms = 0
+            if not self._came:
+                return []
+            behind = await self._behind(client)
+            horizon = self._came.horizon(behind)
+            self._keep_together(client, horizon)
+            due = self._came.due(horizon)
+            if due >= most or time.monotonic() >= until + (MORE_SECONDS if behind else 0):
+                if records := self._came.take(min(due, most)):
+                    return records
             await asyncio.sleep(GATHER_SECONDS)
-            fetched = await client.getmany(timeout_ms=0, max_records=most - len(records))
+
+    async def _behind(self, client: AIOKafkaConsumer) -> list[TopicPartition]:
+        """The partitions of which the broker has told of more than it has given."""
+        known = {partition: client.highwater(partition) for partition in client.assignment()}
+        perhaps = [each for each, end in known.items() if end is not None and not self._came.reached(each, end)]
+        return [each for each in perhaps if await client.position(each) < known[each]]
+
+    def _keep_together(self, client: AIOKafkaConsumer, horizon: float) -> None:
+        """Fetch nothing more of the partitions that are ahead, until the others have come as far."""
+        ahead, paused = self._came.beyond(horizon), client.paused()
+        if ahead - paused:
+            client.pause(*(ahead - paused))
+        if paused - ahead:
+            client.resume(*(paused - ahead))
 
     async def discard(self) -> None:
         client, self.client = self.client, None
+        self._came = Merge()
         if client is not None:
             await stop_reader(client)
 
