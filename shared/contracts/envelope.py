@@ -5,10 +5,12 @@ subject's version at the publisher, counted 1, 2, 3 … without holes. Commands 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import NamedTuple
 from uuid import UUID
+
+from shared.ids import read_id
 
 SPEC_VERSION = "1.0"
 SOURCE_PREFIX = "/gongdan/"
@@ -30,8 +32,7 @@ class MalformedEnvelope(ValueError):
     """A record whose headers are not a CloudEvent we can read; the message says which attribute and why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """The attributes of one event. `time` is when it happened, timezone-aware."""
 
     event_id: UUID
@@ -106,10 +107,10 @@ def read_envelope(headers: Iterable[tuple[str, bytes]]) -> Envelope:
             time.astimezone(UTC)  # overflows at the ends of the calendar
         number = None if sequence is None else int(sequence)
         envelope = Envelope(
-            event_id=UUID(values["ce_id"]),
+            event_id=read_id(values["ce_id"]),
             source=values["ce_source"],
             type=values["ce_type"],
-            subject=UUID(values["ce_subject"]),
+            subject=read_id(values["ce_subject"]),
             time=time,
             sequence=number,
             schema_version=int(values.get("ce_dataschema", "1").rpartition(":")[2]),

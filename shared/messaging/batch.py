@@ -6,7 +6,7 @@ whose row is still to come (`NotYet`) is parked too, and tried again after every
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic
 from uuid import UUID
 
@@ -101,7 +101,7 @@ class Batch(Generic[State]):
     def _try(self, state: State, event: Event) -> bool:
         stream, version = (event.publisher, event.subject), event.version or 0
         if event.subject in self.erased and event.data is not None:
-            event = replace(event, data=blank(event.data))
+            event = event._replace(data=blank(event.data))
         try:
             if event.type in self.projection.types:
                 self.projection.apply(state, event)

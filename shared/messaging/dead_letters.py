@@ -5,7 +5,6 @@ phone in any place: it is kept masked, which changes nothing when a branch's com
 would be masked then (decision 0013).
 """
 
-from dataclasses import replace
 from uuid import UUID
 
 import orjson
@@ -101,8 +100,7 @@ def _is_ours(record: Record) -> bool:
 
 
 def _masked(record: Record) -> Record:
-    return replace(
-        record,
+    return record._replace(
         key=_masked_text(record.key) if record.key is not None else None,
         headers=tuple((mask(name), _masked_text(value)) for name, value in record.headers),
         value=_masked_data(record.value) if record.value is not None else None,

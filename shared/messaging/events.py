@@ -1,9 +1,8 @@
 """A record from the log, decoded: envelope, typed data, and where it stood."""
 
 import re
-from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -19,8 +18,7 @@ _TYPE = re.compile(r"[a-z]{1,32}\.[a-z]{1,32}")
 _FIELD = re.compile(r"[a-z][a-z_]{0,31}")
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A record as the broker gave it. `timestamp_ms` is its sender's or the broker's, as the topic is set."""
 
     topic: str
@@ -38,8 +36,7 @@ class Record:
         return cls(raw.topic, raw.partition, raw.offset, raw.key, headers, raw.value, raw.timestamp)
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """A decoded event or command. `data` is the contract's model, or None where the reader has no use for the type."""
 
     envelope: Envelope
@@ -89,7 +86,7 @@ def decode(record: Record, wanted: frozenset[str]) -> Event:
         raise Poison(f"{envelope.type} version {envelope.schema_version} is not known here")
     if envelope.type in COMMANDS:
         # A command is told apart by its id; a branch's own numbering means nothing here.
-        envelope = replace(envelope, sequence=None)
+        envelope = envelope._replace(sequence=None)
     elif envelope.sequence is None:
         raise Poison(f"{envelope.type} has no ce_sequence")
     if record.topic != model.TOPIC:  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Collection, Mapping
 
@@ -85,6 +86,7 @@ class Reader:
         """Go on at these offsets. What came and was not given yet is forgotten, of every partition."""
         self._came = Merge()
         if self.client is not None:
+            self._keep_together(self.client, math.inf)
             for partition, offset in offsets.items():
                 self.client.seek(partition, offset)
 
@@ -98,6 +100,7 @@ class Reader:
             self._came.add(Record.read(raw) for raws in fetched.values() for raw in raws)
             wait_ms = 0
             if not self._came:
+                self._keep_together(client, math.inf)
                 return []
             behind = await self._behind(client)
             horizon = self._came.horizon(behind)

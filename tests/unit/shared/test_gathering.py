@@ -9,7 +9,9 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
+from shared.contracts.topics import BRANCH_REPLIES
 from shared.messaging import consumer as module
+from shared.messaging import merge
 from shared.messaging.broker import BrokerAddress
 from shared.messaging.consumer import Consumer
 from shared.messaging.inbox import Position
@@ -23,25 +25,48 @@ FETCH_MS = 20
 
 @dataclass
 class Client:
-    """Gives what it was given to give, in order; an error is raised."""
+    """Gives what it was given to give, in order and but of what is not paused; an error is raised. `ends`: how far the
+    broker says that the logs go."""
 
     gives: list[Any]
+    ends: dict[TopicPartition, int] = field(default_factory=dict)
     sought: dict[TopicPartition, int] = field(default_factory=dict)
-    asked: list[int] = field(default_factory=list)
+    at: dict[TopicPartition, int] = field(default_factory=dict)
+    held: set[TopicPartition] = field(default_factory=set)
 
     async def getmany(self, *, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
-        self.asked.append(max_records)
         given = self.gives.pop(0) if self.gives else {}
         if isinstance(given, Exception):
             raise given
         assert isinstance(given, dict)
+        assert not given.keys() & self.held, "a paused partition is not fetched"
+        for partition, raws in given.items():
+            self.at[partition] = raws[-1].offset + 1
         return given
+
+    def assignment(self) -> set[TopicPartition]:
+        return {HERE, THERE}
+
+    def highwater(self, partition: TopicPartition) -> int | None:
+        return self.ends.get(partition)
+
+    async def position(self, partition: TopicPartition) -> int:
+        return self.at.get(partition, 0)
+
+    def paused(self) -> set[TopicPartition]:
+        return set(self.held)
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        self.held |= set(partitions)
+
+    def resume(self, *partitions: TopicPartition) -> None:
+        self.held -= set(partitions)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         self.sought[partition] = offset
 
 
-def raw(partition: TopicPartition, offset: int) -> Any:
+def raw(partition: TopicPartition, offset: int, moment: int = 0) -> Any:
     return SimpleNamespace(
         topic=partition.topic,
         partition=partition.partition,
@@ -49,7 +74,7 @@ def raw(partition: TopicPartition, offset: int) -> Any:
         key=b"k",
         headers=(),
         value=b"",
-        timestamp=0,
+        timestamp=moment,
     )
 
 
@@ -63,6 +88,7 @@ def reader_of(client: Client, monkeypatch: pytest.MonkeyPatch, *, rest_seconds: 
         return client
 
     monkeypatch.setattr(consumer._reader, "connected", connected)
+    consumer._reader.client = client
     consumer._positions = {HERE: Position(7, "log", None), THERE: Position(40, "log", None)}
     consumer._reading = {HERE, THERE}
     consumer._rest_until = time.monotonic() + rest_seconds
@@ -84,10 +110,54 @@ async def test_one_that_worked_just_now_gathers_until_its_rest_is_over(monkeypat
 
 async def test_no_batch_is_larger_than_the_most(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_RECORDS", 3)
-    client = Client([{HERE: [raw(HERE, 7)]}, {HERE: [raw(HERE, 8), raw(HERE, 9)]}, {HERE: [raw(HERE, 10)]}])
-    records = await reader_of(client, monkeypatch, rest_seconds=5)._gathered()
-    assert [record.offset for record in records] == [7, 8, 9]
-    assert client.asked == [3, 2]
+    client = Client([{HERE: [raw(HERE, 7)]}, {HERE: [raw(HERE, 8), raw(HERE, 9), raw(HERE, 10)]}])
+    consumer = reader_of(client, monkeypatch, rest_seconds=0.1)
+    assert [record.offset for record in await consumer._gathered()] == [7, 8, 9]
+    assert [record.offset for record in await consumer._gathered()] == [10], "nothing of it is forgotten"
+
+
+async def test_what_was_sent_earlier_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client([{THERE: [raw(THERE, 40, 900)], HERE: [raw(HERE, 7, 500), raw(HERE, 8, 950)]}])
+    records = await reader_of(client, monkeypatch, rest_seconds=-1)._gathered()
+    assert [record.timestamp_ms for record in records] == [500, 900, 950]
+
+
+async def test_within_a_partition_the_order_of_the_log_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sends to us may stamp a record with any time."""
+    client = Client([{HERE: [raw(HERE, 7, 900), raw(HERE, 8, 100)], THERE: [raw(THERE, 40, 500)]}])
+    records = await reader_of(client, monkeypatch, rest_seconds=-1)._gathered()
+    assert [(record.topic, record.offset) for record in records] == [(THERE[0], 40), (HERE[0], 7), (HERE[0], 8)]
+
+
+async def test_nobody_runs_ahead_of_a_partition_that_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded broker gives of each partition one record batch at a time."""
+    ends = {HERE: 10, THERE: 42}
+    first = {HERE: [raw(HERE, 7, 100)], THERE: [raw(THERE, 40, 500)]}
+    client = Client([first, {HERE: [raw(HERE, 8, 300), raw(HERE, 9, 600)]}, {THERE: [raw(THERE, 41, 700)]}], ends)
+    consumer = reader_of(client, monkeypatch, rest_seconds=0.05)
+    records = await consumer._gathered() + await consumer._gathered()
+    assert [record.timestamp_ms for record in records] == [100, 300, 500, 600, 700]
+    assert client.held == set()
+
+
+async def test_one_that_is_behind_and_gives_nothing_is_waited_for_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(merge, "HOLD_SECONDS", 0.05)
+    client = Client([{HERE: [raw(HERE, 7, 100)], THERE: [raw(THERE, 40, 500)]}], {HERE: 10, THERE: 42})
+    consumer = reader_of(client, monkeypatch, rest_seconds=-1)
+    records = await consumer._gathered() + await consumer._gathered()
+    assert [record.timestamp_ms for record in records] == [100, 500]
+    assert await consumer._gathered() == []
+    assert client.held == set(), "nothing is held, so nobody has to wait"
+
+
+async def test_nobody_waits_for_the_commands_of_a_branch(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = TopicPartition(BRANCH_REPLIES, 0)
+    client = Client([{command: [raw(command, 1, 0)], HERE: [raw(HERE, 7, 500)]}], {command: 9, HERE: 8})
+    monkeypatch.setattr(client, "assignment", lambda: {command, HERE})
+    records = await reader_of(client, monkeypatch, rest_seconds=-1)._gathered()
+    assert len(records) == 2
 
 
 @pytest.mark.parametrize(
