@@ -135,7 +135,7 @@ class Transaction:
 
         Every event published on its own topic is written down by `publish`; call this for what publishes nothing.
         """
-        self._audited.append((actor, action, subject, orjson.dumps(details or {}).decode()))
+        self._audited.append((actor, action, subject, orjson.dumps(details or {}, default=str).decode()))
 
     def publish_pending(self, subject: Subject) -> None:
         """Put everything the subject recorded into the outbox."""
