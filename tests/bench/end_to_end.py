@@ -1,17 +1,19 @@
 """End to end: from the POST to the record on the branch's topic, all four services on the same machine.
 
-First as fast as it goes; then the highest rate at which the backlog does not grow is searched for with paced load and
-proved by holding it; then the latencies at a quarter, half and three quarters of that.
+First as fast as it goes; then the highest rate at which no backlog grows is searched for with paced load and proved by
+holding it: neither that of tickets without their order, nor that of events which a service has still to read. Then the
+latencies at a quarter, half and three quarters of that.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from deploy.local.state import SERVICES
-from tests.bench.backlog import answered, growth, highest, holds, less
+from tests.bench.backlog import Sample, answered, growth, highest, holds, less
 from tests.bench.figures import Cpu, Figure, Findings, Target, milliseconds_a_ticket
 from tests.bench.floors import BARE, TEXTBOOK, Floors, Rounds, floors
 from tests.bench.machine import POSTGRES, SERVERS
+from tests.bench.reading import readers
 from tests.bench.stand import Part, Stand
 
 FULL_SECONDS = 20.0
@@ -26,15 +28,23 @@ PROOFS = 3
 
 @dataclass
 class Run:
-    """One run of tickets through everything: what the load generator saw, and CPU milliseconds a ticket."""
+    """One run of tickets through everything: what the load generator saw, how far the services were behind with
+    reading, CPU milliseconds a ticket, and after how many seconds nothing was left to do."""
 
     done: dict[str, Any]
+    reading: list[Sample]
     cpu: dict[str, float]
+    at_rest: float
 
     @property
     def rate(self) -> float:
         """Tickets a second from the first POST to the last order."""
         return float(self.done["done"] / self.done["last_order_seconds"])
+
+    @property
+    def whole_rate(self) -> float:
+        """Tickets a second from the first POST until every service had read everything."""
+        return float(self.done["done"] / self.at_rest)
 
 
 @dataclass
@@ -51,18 +61,20 @@ class Level:
 async def through(stand: Stand, seconds: float, rate: float | None = None) -> Run:
     """Send tickets through everything from rest to rest; at a rate, or as fast as it goes."""
     await stand.drained()
-    before = stand.machine.cpu()
-    done = await stand.load.run(
-        "pipeline",
-        url=f"{stand.stack.url('intake')}/v1/tickets",
-        key=stand.key("front_line"),
-        bootstrap=stand.stack.bootstrap,
-        branches=sorted(stand.facts["branch_keys"]),
-        seconds=seconds,
-        rate=rate,
-    )
-    await stand.drained()
-    return Run(done, milliseconds_a_ticket(before, stand.machine.cpu(), done["done"], SERVERS))
+    async with readers(stand) as reading:
+        before = stand.machine.cpu()
+        done = await stand.load.run(
+            "pipeline",
+            url=f"{stand.stack.url('intake')}/v1/tickets",
+            key=stand.key("front_line"),
+            bootstrap=stand.stack.bootstrap,
+            branches=sorted(stand.facts["branch_keys"]),
+            seconds=seconds,
+            rate=rate,
+        )
+        await stand.drained()
+    cpu = milliseconds_a_ticket(before, stand.machine.cpu(), done["done"], SERVERS)
+    return Run(done, reading.curve, cpu, reading.at_rest)
 
 
 async def measure(stand: Stand) -> Findings:
@@ -72,9 +84,9 @@ async def measure(stand: Stand) -> Findings:
         await _floors(beneath, bare, textbook)
         await through(stand, 1.0)
         full = await through(stand, FULL_SECONDS)
-        stand.say(f"as fast as it goes: {full.rate:,.0f} tickets/s")
+        stand.say(f"as fast as it goes: {full.rate:,.0f} tickets/s, {full.whole_rate:,.0f} until all was read")
         await _floors(beneath, bare, textbook)
-        sustained, proof, trials = await _sustained(stand, full.rate)
+        sustained, proof, trials = await _sustained(stand, full.whole_rate)
         base = sustained or less(trials[-1]["rate"], trials[-1]["answered"])
         await _floors(beneath, bare, textbook)
         # Each is the latencies of hundreds of tickets, so that fewer rounds than elsewhere tell enough.
@@ -104,19 +116,21 @@ async def _sustained(stand: Stand, first: float) -> tuple[float, Run, list[dict[
     async def tried(rate: float, seconds: float) -> tuple[bool, Run]:
         run = await through(stand, seconds, rate)
         curve = run.done["curve"]
-        held, taken, climb = holds(curve, rate, seconds), answered(curve, seconds), growth(curve, seconds)
-        trials.append({"rate": rate, "seconds": seconds, "held": held, "answered": taken, "growth": climb})
+        taken, climb, unread = answered(curve, seconds), growth(curve, seconds), growth(run.reading, seconds)
+        held = holds(curve, rate, seconds) and holds(run.reading, answered(run.reading, seconds), seconds)
+        trial = {"rate": rate, "seconds": seconds, "held": held, "answered": taken, "growth": climb, "unread": unread}
+        trials.append(trial)
         stand.say(
-            f"{rate:,.0f}/s for {seconds:.0f} s: {taken:,.0f}/s accepted, backlog {climb:+.1f}/s,"
-            f" {'held' if held else 'not held'}"
+            f"{rate:,.0f}/s for {seconds:.0f} s: {taken:,.0f}/s accepted, backlog {climb:+.1f}/s, events not yet read"
+            f" {unread:+.1f}/s, {'held' if held else 'not held'}"
         )
         return held, run
 
-    async def trial(rate: float) -> tuple[bool, float]:
+    async def try_it(rate: float) -> tuple[bool, float]:
         held, _ = await tried(rate, TRIAL_SECONDS)
         return held, trials[-1]["answered"]
 
-    rate = await highest(trial, first, TRIALS) or less(trials[-1]["rate"], trials[-1]["answered"])
+    rate = await highest(try_it, first, TRIALS) or less(trials[-1]["rate"], trials[-1]["answered"])
     for _ in range(PROOFS):
         held, run = await tried(rate, HOLD_SECONDS)
         if held:
@@ -143,7 +157,9 @@ def _findings(
     found.figures = [
         Figure("Sustained, no growing backlog", "tickets/s", [sustained] * count, bare.rate, BARE, lowest),
         Figure("As fast as it goes, to the last order", "tickets/s", [full.rate] * count, bare.rate, BARE),
+        Figure("As fast as it goes, until all is read", "tickets/s", [full.whole_rate] * count, bare.rate, BARE),
         Figure("Backlog's growth at the sustained rate", "/s", [growth(proof.done["curve"], HOLD_SECONDS)]),
+        Figure("Growth of the events not yet read there", "/s", [growth(proof.reading, HOLD_SECONDS)]),
         Figure("Backlog's growth as fast as it goes", "/s", [growth(full.done["curve"], FULL_SECONDS)]),
         Figure(
             "CPU of the four services a ticket",
@@ -175,10 +191,12 @@ def _findings(
         *(Cpu(f"at {share:.0%}", level.cpu) for share, level in levels.items()),
     ]
     found.facts = {"full": full.done, "proof": proof.done, "trials": trials, "sustained": sustained}
+    found.facts["reading"] = {"full": full.reading, "proof": proof.reading}
     found.facts["levels"] = {f"{share:.0%}": level.done for share, level in levels.items()}
     found.notes = [
-        f"Backlog: tickets accepted minus orders seen on the branches' topics, every half second; it did not grow for"
-        f" {HOLD_SECONDS:.0f} s at the sustained rate. The curves, and all trials, are in the JSON."
+        f"Backlog: tickets accepted minus orders seen on the branches' topics, every half second; and the events on the"
+        f" topics minus those applied, by all who read them. Neither grew for {HOLD_SECONDS:.0f} s at the sustained"
+        " rate. The curves, and all trials, are in the JSON."
         if sustained
         else "No rate that was tried held long enough: what is said of the sustained rate is of the last one tried.",
         "The load generator also reads the branches' topics, a fetch every 20 ms: that is in the broker's CPU and in"
