@@ -40,6 +40,7 @@ from shared.messaging import inbox, outbox, pauses
 from shared.messaging.consumer import Consumer
 from shared.messaging.erasure import Scrubber
 from shared.messaging.log_watch import LogWatch
+from shared.messaging.pace import Pace
 from shared.messaging.projection import Projection
 from shared.messaging.relay import Relay
 from shared.operations.rebuild import ReadState, Rebuilding
@@ -168,7 +169,7 @@ class Service:
         for router in routers:
             self.app.include_router(router)
 
-    def consume(self, projection: Projection[Any]) -> None:
+    def consume(self, projection: Projection[Any], pace: Pace) -> None:
         self.consumer = Consumer(
             self.name,
             projection,
@@ -177,6 +178,7 @@ class Service:
             self.watch,
             self._broker,
             fetch_max_wait_ms=self.settings.fetch_max_wait_ms,
+            pace=pace,
         )
 
     def rebuilds(self, state: ReadState) -> None:

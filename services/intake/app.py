@@ -13,6 +13,7 @@ from services.intake.usecases.register import Registration, register_tickets
 from shared.database.group_commit import GroupCommit
 from shared.http import fast_post
 from shared.http.auth import allow
+from shared.messaging.pace import BESIDE
 from shared.policy import load_pack
 from shared.privacy import Vault
 from shared.service import Service
@@ -34,7 +35,7 @@ def build(settings: Settings) -> Service:
     accept = Accept(desk, registrations, lambda: service.relay.waiting > settings.outbox_backlog_limit)
     service.routes(api.routes(desk, service.database, accept))
     fast_post.install(service.app, api.ACCEPT_PATH, allow(*api.FRONT), RegisterTicket, accept)
-    service.consume(Intake())
+    service.consume(Intake(), BESIDE)
     jobs = Jobs(desk, service.background, service.leases, settings.personal_retention_days)
     service.job(jobs.keep)
     service.warnings.append(jobs.warnings)

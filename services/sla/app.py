@@ -7,6 +7,7 @@ from services.sla.settings import Settings
 from services.sla.tables import plumbing
 from services.sla.usecases.desk import Desk
 from shared.database.engine import Database
+from shared.messaging.pace import BESIDE
 from shared.policy import load_pack
 from shared.service import Service
 
@@ -17,7 +18,7 @@ def build(settings: Settings) -> Service:
     service = Service("sla", settings, plumbing.outbox, about="Watches every promise, escalates what is late")
     desk = Desk(load_pack(settings.policy_pack), service.clock)
     service.routes(api.routes(desk, service.database))
-    service.consume(SlaProjection(desk))
+    service.consume(SlaProjection(desk), BESIDE)
     # The jobs have their own connections, so that a long burst of the sweep cannot hold up the consumer.
     timed = Database(settings.database_url.get_secret_value(), pool_size=JOBS_POOL_SIZE)
     timed.after_publish(service.relay.wake)

@@ -34,7 +34,7 @@ from shared.messaging.broker import BrokerAddress
 from shared.messaging.events import Record
 from shared.messaging.inbox import Position
 from shared.messaging.log_watch import LogWatch
-from shared.messaging.pace import rest_after
+from shared.messaging.pace import ON_THE_WAY, Pace
 from shared.messaging.patience import within
 from shared.messaging.projection import Projection, State
 from shared.messaging.reader import Reader
@@ -71,6 +71,7 @@ class Consumer(Generic[State]):
         broker: BrokerAddress,
         *,
         fetch_max_wait_ms: int,
+        pace: Pace = ON_THE_WAY,
     ) -> None:
         self._service = service
         self._projection = projection
@@ -78,6 +79,7 @@ class Consumer(Generic[State]):
         self._leases = leases
         self._watch = watch
         self._wait_ms = max(fetch_max_wait_ms, 200)
+        self._pace = pace
         self._reader = Reader(broker, f"gongdan.{service}", fetch_max_wait_ms)
         self._topics = [topic for topic in consumed_topics(service) if topic != INCARNATION]
         self._partitions = {
@@ -224,11 +226,11 @@ class Consumer(Generic[State]):
         began = time.monotonic()
         await self._store(records)
         self._progress_at = time.monotonic()
-        self._rest_until = self._progress_at + rest_after(self._progress_at - began, len(records))
+        self._rest_until = self._progress_at + self._pace.rest_after(self._progress_at - began, len(records))
 
     async def _gathered(self) -> list[Record]:
-        """What there is, and what comes until the rest after the last batch is over."""
-        gathering = self._reader.gather(first_wait_ms=self._wait_ms, most=MAX_RECORDS, until=self._rest_until)
+        """What there is when the rest after the last batch is over."""
+        gathering = self._reader.gather(first_wait_ms=self._wait_ms, most=MAX_RECORDS, rest_until=self._rest_until)
         try:
             return await within(ANSWER_SECONDS, gathering)
         except Exception:

@@ -20,10 +20,9 @@ log = logging.getLogger(__name__)
 PARTITION_FETCH_BYTES = 512 * 1024
 REQUEST_TIMEOUT_MS = 10_000
 STOP_SECONDS = 3.0
-# How often the client's buffer is emptied into a batch that still gathers.
-GATHER_SECONDS = 0.02
-# How long a batch that is not full waits for what is known to be there.
+# How long a batch that is not full waits for what is known to be there, in all and for one fetch.
 MORE_SECONDS = 0.1
+MORE_MS = 20
 MOST_AT_ONCE = 10_000
 IDLE_FETCH_MS = 200
 
@@ -90,15 +89,20 @@ class Reader:
             for partition, offset in offsets.items():
                 self.client.seek(partition, offset)
 
-    async def gather(self, *, first_wait_ms: int, most: int, until: float) -> list[Record]:
-        """What there is, waited for once, and what comes until then (`time.monotonic`), the earliest first. The fetches
-        go on meanwhile: the embedded broker gives one record batch of a partition at a time, and Kafka 512 KiB."""
+    async def gather(self, *, first_wait_ms: int, most: int, rest_until: float) -> list[Record]:
+        """After a rest (until then, `time.monotonic`) what there is, the earliest first; it is waited for once.
+
+        What is known to be there is fetched on for a moment: the embedded broker gives one record batch of a partition
+        at a time, and Kafka 512 KiB. After a rest the first fetch is an old one, from before it.
+        """
         client = await self.connected()
-        wait_ms = 0 if self._came else first_wait_ms
+        old = (rest := rest_until - time.monotonic()) > 0
+        if old:
+            await asyncio.sleep(rest)
+        wait_ms, until = 0 if self._came else first_wait_ms, time.monotonic() + MORE_SECONDS
         while True:
             fetched = await client.getmany(timeout_ms=wait_ms, max_records=MOST_AT_ONCE)
             self._came.add(Record.read(raw) for raws in fetched.values() for raw in raws)
-            wait_ms = 0
             if not self._came:
                 self._keep_together(client, math.inf)
                 return []
@@ -106,10 +110,10 @@ class Reader:
             horizon = self._came.horizon(behind)
             self._keep_together(client, horizon)
             due = self._came.due(horizon)
-            if due >= most or time.monotonic() >= until + (MORE_SECONDS if behind else 0):
+            if due >= most or not (behind or old) or time.monotonic() >= until:
                 if records := self._came.take(min(due, most)):
                     return records
-            await asyncio.sleep(GATHER_SECONDS)
+            wait_ms, old = MORE_MS, False
 
     async def _behind(self, client: AIOKafkaConsumer) -> list[TopicPartition]:
         """The partitions of which the broker has told of more than it has given."""

@@ -15,7 +15,7 @@ from shared.messaging import merge
 from shared.messaging.broker import BrokerAddress
 from shared.messaging.consumer import Consumer
 from shared.messaging.inbox import Position
-from shared.messaging.pace import ENOUGH, REST_AT_MOST_SECONDS, rest_after
+from shared.messaging.pace import BESIDE, ENOUGH, ON_THE_WAY
 from shared.messaging.reader import IDLE_FETCH_MS, Reader
 from tests.support.messaging import Recorder
 
@@ -101,9 +101,12 @@ async def test_a_rested_reader_takes_what_there_is(monkeypatch: pytest.MonkeyPat
     assert [record.offset for record in records] == [7]
 
 
-async def test_one_that_worked_just_now_gathers_until_its_rest_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = Client([{HERE: [raw(HERE, 7)]}, {}, {THERE: [raw(THERE, 40)]}, {HERE: [raw(HERE, 8)]}])
+async def test_one_that_worked_just_now_rests_and_takes_what_came_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its client holds then was fetched before the rest."""
+    client = Client([{HERE: [raw(HERE, 7)]}, {THERE: [raw(THERE, 40)], HERE: [raw(HERE, 8)]}, {HERE: [raw(HERE, 9)]}])
+    began = time.monotonic()
     records = await reader_of(client, monkeypatch, rest_seconds=0.1)._gathered()
+    assert time.monotonic() - began >= 0.1
     assert [(record.topic, record.offset) for record in records] == [(HERE[0], 7), (THERE[0], 40), (HERE[0], 8)]
     assert client.sought == {}
 
@@ -205,7 +208,12 @@ def test_an_idle_reader_asks_seldom() -> None:
 
 
 def test_the_rest_follows_the_work_and_ends_with_large_batches() -> None:
-    assert rest_after(0.005, 1) == pytest.approx(0.02, rel=0.05)
-    assert rest_after(5.0, 1) < REST_AT_MOST_SECONDS
-    assert rest_after(0.05, ENOUGH // 2) == pytest.approx(REST_AT_MOST_SECONDS / 2)
-    assert rest_after(0.05, ENOUGH) == rest_after(5.0, 500) == 0.0
+    most = ON_THE_WAY.at_most
+    assert ON_THE_WAY.rest_after(0.005, 1) == pytest.approx(0.02, rel=0.05)
+    assert ON_THE_WAY.rest_after(5.0, 1) < most
+    assert ON_THE_WAY.rest_after(0.05, ENOUGH // 2) == pytest.approx(most / 2)
+    assert ON_THE_WAY.rest_after(0.05, ENOUGH) == ON_THE_WAY.rest_after(5.0, 500) == 0.0
+
+
+def test_who_looks_on_rests_longer_than_who_passes_a_ticket_on() -> None:
+    assert all(BESIDE.rest_after(work, 10) > ON_THE_WAY.rest_after(work, 10) for work in (0.002, 0.02, 2.0))
