@@ -47,7 +47,7 @@ class Machine:
                     spent[server] += sum(process.cpu_times()[: 4 if server == POSTGRES else 2])
                     if server == POSTGRES and _SESSION.match(" ".join(process.cmdline())):
                         self._sessions[process.pid] = sum(process.cpu_times()[:2])
-        return spent | {BACKGROUND: spent[POSTGRES] - sum(self._sessions.values())}
+        return spent | {BACKGROUND: round(spent[POSTGRES] - sum(self._sessions.values()), 2)}
 
     def _server(self, process: psutil.Process) -> str | None:
         line = " ".join(process.cmdline())
