@@ -15,7 +15,7 @@ POSTGRES, BROKER = "postgres", "broker"
 SERVERS = (*SERVICES, POSTGRES, BROKER)
 BACKGROUND = "postgres, background"
 """What of PostgreSQL's is no session's: vacuum, checkpoints, writers. It is part of `POSTGRES`."""
-_SESSION = re.compile(r"postgres: \S+ \S+ \d+\.\d+\.\d+\.\d+\(\d+\)")
+SESSION = re.compile(r"postgres: \S+ \S+ \d+\.\d+\.\d+\.\d+\(\d+\)")
 
 
 class Machine:
@@ -45,7 +45,7 @@ class Machine:
                 if server is not None:
                     # With the children that have ended: backends come and go.
                     spent[server] += sum(process.cpu_times()[: 4 if server == POSTGRES else 2])
-                    if server == POSTGRES and _SESSION.match(" ".join(process.cmdline())):
+                    if server == POSTGRES and SESSION.match(" ".join(process.cmdline())):
                         self._sessions[process.pid] = sum(process.cpu_times()[:2])
         return spent | {BACKGROUND: round(spent[POSTGRES] - sum(self._sessions.values()), 2)}
 
