@@ -56,9 +56,10 @@ complaint_facts = Table(
     Index("ix_complaint_facts_customer", "customer_key", "accepted_at"),
     Index("ix_complaint_facts_problem", "problem_key", "accepted_at", postgresql_where=text("counts")),
     Index(
-        "ix_complaint_facts_loose",
+        "ix_complaint_facts_alone",
         "problem_key",
         "accepted_at",
+        "ticket_id",
         postgresql_where=text("counts AND incident_id IS NULL"),
     ),
     Index("ix_complaint_facts_incident", "incident_id", "ticket_id", postgresql_where=text("incident_id IS NOT NULL")),

@@ -14,7 +14,7 @@ from tests.bench import rows
 from tests.bench.bodies import complaint
 from tests.bench.figures import Figure, Findings, Target, milliseconds_a_ticket, percentiles_ms
 from tests.bench.instances import another
-from tests.bench.machine import POSTGRES
+from tests.bench.machine import BACKGROUND, POSTGRES
 from tests.bench.stand import Part, Stand
 from tests.support.journey import register, wait_for_status
 
@@ -54,8 +54,10 @@ SELECT count(*) AS events, count(DISTINCT subject) AS tickets,
     count(*) FILTER (WHERE published_at < due_at) AS early
 FROM fired
 """
+# Not `clock_timestamp()`, which changes within a statement, so that no index is asked for it: each look read all
+# clocks, 0.18 ms of PostgreSQL for every clock fired with 1.6 million stored.
 _LEFT = """
-SELECT EXISTS (SELECT 1 FROM clocks WHERE next_at <= clock_timestamp() AND state = 'running')
+SELECT EXISTS (SELECT 1 FROM clocks WHERE next_at <= now() AND state = 'running')
     OR EXISTS (SELECT 1 FROM outbox WHERE published_at IS NULL)
 """
 _DUE = (
@@ -199,12 +201,13 @@ def _findings(steady: list[Fired], crowd: Fired | None) -> Findings:
             Figure(f"{name}: late, max", "ms", [late["max"]]),
             Figure(f"{name}: CPU of sla a clock", "ms", [each.cpu["sla"]], [steady[0].cpu["sla"]], least),
             Figure(
-                f"{name}: CPU of PostgreSQL a clock",
+                f"{name}: CPU of PostgreSQL's sessions a clock",
                 "ms",
-                [each.cpu[POSTGRES]],
-                [steady[0].cpu[POSTGRES]],
+                [each.cpu[POSTGRES] - each.cpu[BACKGROUND]],
+                [steady[0].cpu[POSTGRES] - steady[0].cpu[BACKGROUND]],
                 least,
             ),
+            Figure(f"{name}: CPU of PostgreSQL's background a clock", "ms", [each.cpu[BACKGROUND]]),
         ]
         found.figures += _counts(name, each)
     if crowd is not None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Iterator
 
@@ -12,6 +13,9 @@ from tests.support.stack import RunningStack
 
 POSTGRES, BROKER = "postgres", "broker"
 SERVERS = (*SERVICES, POSTGRES, BROKER)
+BACKGROUND = "postgres, background"
+"""What of PostgreSQL's is no session's: vacuum, checkpoints, writers. It is part of `POSTGRES`."""
+SESSION = re.compile(r"postgres: \S+ \S+ \d+\.\d+\.\d+\.\d+\(\d+\)")
 
 
 class Machine:
@@ -20,13 +24,17 @@ class Machine:
     def __init__(self, stack: RunningStack) -> None:
         self._stack = stack
         self._watched: dict[str, int] = {}
+        self._sessions: dict[int, float] = {}
 
     def watch(self, name: str, pid: int) -> None:
         """Count this process too, under this name."""
         self._watched[name] = pid
 
     def cpu(self) -> dict[str, float]:
-        """User and system seconds so far, by name; PostgreSQL's many processes, ended ones too, counted as one."""
+        """User and system seconds so far, by name; PostgreSQL's many processes, ended ones too, counted as one.
+
+        A session that ended keeps what it had spent when it was last looked at; the rest of it looks like background.
+        """
         spent = dict.fromkeys((*SERVERS, *self._watched), 0.0)
         for name, pid in self._watched.items():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -37,7 +45,9 @@ class Machine:
                 if server is not None:
                     # With the children that have ended: backends come and go.
                     spent[server] += sum(process.cpu_times()[: 4 if server == POSTGRES else 2])
-        return spent
+                    if server == POSTGRES and SESSION.match(" ".join(process.cmdline())):
+                        self._sessions[process.pid] = sum(process.cpu_times()[:2])
+        return spent | {BACKGROUND: round(spent[POSTGRES] - sum(self._sessions.values()), 2)}
 
     def _server(self, process: psutil.Process) -> str | None:
         line = " ".join(process.cmdline())
