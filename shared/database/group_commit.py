@@ -7,7 +7,6 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import asyncpg
 
-from shared.database.engine import Database, Transaction
 from shared.errors import Transient
 from shared.telemetry import metrics
 
@@ -25,18 +24,14 @@ class _Waiting(NamedTuple):
 
 
 class GroupCommit(Generic[Item, Answer]):
-    """Runs `work(transaction, items)` for many callers in one transaction.
+    """Runs `work(items)`, which stores them in one transaction, for many callers.
 
     `work` gives one result an item, in order; an exception as a result is raised to that caller alone. When `work`
-    itself fails for another reason than a database that is away, each item is tried in a transaction of its own.
+    itself fails, it stored nothing: it is run again when another process stored one of the items meanwhile, and for
+    each item alone when it fails for another reason than a database that is away.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        work: Callable[[Transaction, Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
-    ) -> None:
-        self._database = database
+    def __init__(self, work: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]]) -> None:
         self._work = work
         self._waiting: list[_Waiting] = []
         self._busy = False
@@ -96,10 +91,9 @@ class GroupCommit(Generic[Item, Answer]):
 
     async def _results(self, items: Sequence[Item], *, again: bool = False) -> Sequence[Answer | Exception]:
         try:
-            async with self._database.transaction() as transaction:
-                return await self._work(transaction, items)
+            return await self._work(items)
         except Exception as error:
-            if len(items) == 1 and isinstance(error, asyncpg.IntegrityConstraintViolationError) and not again:
+            if isinstance(error, asyncpg.IntegrityConstraintViolationError) and not again:
                 # Another process stored the same identity meanwhile; now it is there to be found.
                 return await self._results(items, again=True)
             if len(items) == 1 or isinstance(error, Transient):

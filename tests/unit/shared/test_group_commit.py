@@ -1,10 +1,10 @@
 """Group commit: who shares a transaction, and who hears of a failure."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 
+import asyncpg
 import pytest
 
 from shared.database import group_commit
@@ -13,21 +13,17 @@ from shared.errors import Conflict, Transient
 
 
 class Bench:
-    """A database that commits nothing but counts; items that are exceptions fail as such, and "spoils" their batch."""
+    """Work that stores nothing but counts; items that are exceptions fail as such, and "spoils" their batch."""
 
     def __init__(self) -> None:
         self.batches: list[list[Any]] = []
         self.away = False
-        self.commits: GroupCommit[Any, Any] = GroupCommit(self, self._work)  # type: ignore[arg-type]
+        self.commits: GroupCommit[Any, Any] = GroupCommit(self._work)
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[None]:
+    async def _work(self, items: Sequence[Any]) -> list[Any]:
         await asyncio.sleep(0)
         if self.away:
             raise Transient("away")
-        yield None
-
-    async def _work(self, _: Any, items: Sequence[Any]) -> list[Any]:
         self.batches.append(list(items))
         await asyncio.sleep(0.01)
         if "spoils" in items:
@@ -68,6 +64,30 @@ async def test_a_batch_that_fails_is_tried_one_by_one() -> None:
     assert isinstance(found[1], LookupError)
 
 
+async def test_a_batch_of_which_another_process_stored_a_part_is_run_again_as_a_whole() -> None:
+    batches: list[list[Any]] = []
+
+    async def work(items: Sequence[Any]) -> list[Any]:
+        batches.append(list(items))
+        if len(batches) == 1:
+            raise asyncpg.UniqueViolationError("stored meanwhile")
+        return [f"did {item}" for item in items]
+
+    assert await GroupCommit(work).submit_all(["a", "b"]) == ["did a", "did b"]
+    assert batches == [["a", "b"], ["a", "b"]]
+
+
+async def test_an_item_that_never_fits_does_not_hinder_the_others() -> None:
+    async def work(items: Sequence[Any]) -> list[Any]:
+        if "odd" in items:
+            raise asyncpg.CheckViolationError("odd")
+        return [f"did {item}" for item in items]
+
+    found = await GroupCommit(work).submit_all(["a", "odd", "b"])
+    assert (found[0], found[2]) == ("did a", "did b")
+    assert isinstance(found[1], asyncpg.CheckViolationError)
+
+
 async def test_a_database_that_is_away_is_told_to_all_and_not_tried_again() -> None:
     bench = Bench()
     bench.away = True
@@ -93,7 +113,7 @@ async def test_behind_an_item_that_met_the_database_away_nothing_of_its_group_is
     """Who sends an import again from its first such answer on would find the later ones twice."""
     bench = Bench()
 
-    async def work(_: Any, items: Sequence[Any]) -> list[Any]:
+    async def work(items: Sequence[Any]) -> list[Any]:
         if len(items) > 1:
             raise LookupError("spoilt")
         if items == ["c"]:
@@ -101,7 +121,7 @@ async def test_behind_an_item_that_met_the_database_away_nothing_of_its_group_is
         bench.batches.append(list(items))
         return [f"did {item}" for item in items]
 
-    commits: GroupCommit[Any, Any] = GroupCommit(bench, work)  # type: ignore[arg-type]
+    commits: GroupCommit[Any, Any] = GroupCommit(work)
     found = await commits.submit_all(["a", "b", "c", "d", "e"])
     assert found[:2] == ["did a", "did b"]
     assert all(isinstance(each, Transient) for each in found[2:])
