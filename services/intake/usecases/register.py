@@ -12,7 +12,7 @@ from services.intake import repository
 from services.intake.domain import TicketStatus
 from services.intake.repository import NewTicket, Opening, OpenTicket
 from services.intake.schemas import RegisterTicket
-from services.intake.usecases.desk import Desk, refuse_unknown
+from services.intake.usecases.desk import Desk, check_channel, refuse_unknown
 from services.intake.usecases.picture import personal_json, snapshot_of
 from shared.contracts.intake import TicketRegistered
 from shared.contracts.ticket import TicketRef
@@ -22,7 +22,7 @@ from shared.database.connection import Connection
 from shared.database.engine import Database
 from shared.errors import Invalid
 from shared.http.auth import Principal
-from shared.http.idempotency import reused
+from shared.http.idempotency import request_hash, reused
 from shared.ids import new_id
 from shared.policy import assess, known
 from shared.privacy import mask
@@ -39,7 +39,22 @@ class Registration:
     principal: Principal
     idempotency_key: str | None
     request_hash: bytes
+    customer_key: str
     traceparent: str | None = field(default_factory=current_traceparent)
+
+    def identities(self) -> list[tuple[str, str, str]]:
+        """By what it is known again."""
+        found = []
+        if self.idempotency_key is not None:
+            found.append(("key", self.principal.client, self.idempotency_key))
+        if self.request.external_id is not None:
+            found.append(("external", self.request.channel, self.request.external_id))
+        return found
+
+    def touches(self) -> list[tuple[str, ...]]:
+        """What no other registration may be about while this one is being stored: by its customer, duplicates are
+        found."""
+        return [("customer", self.customer_key), *self.identities()]
 
 
 @dataclass(slots=True)
@@ -49,10 +64,18 @@ class _Draft:
     registration: Registration
     ticket_id: UUID
     ticket_no: str
-    customer_key: str
     answer: bytes
     duplicate: TicketRef | None = None
     known: bool = False
+
+
+def registration_of(
+    desk: Desk, request: RegisterTicket, principal: Principal, body: bytes, key: str | None
+) -> Registration:
+    """Raises `Forbidden` or `InvalidFields` when it cannot be taken."""
+    check_channel(principal, request.channel)
+    check_known(desk, request)
+    return Registration(request, principal, key, request_hash(body), desk.vault.customer_key(request.customer.phone))
 
 
 def check_known(desk: Desk, request: RegisterTicket) -> None:
@@ -106,22 +129,12 @@ async def register_tickets(
     return results
 
 
-def _identities(registration: Registration) -> list[tuple[str, str, str]]:
-    """By what it is known again."""
-    found = []
-    if registration.idempotency_key is not None:
-        found.append(("key", registration.principal.client, registration.idempotency_key))
-    if registration.request.external_id is not None:
-        found.append(("external", registration.request.channel, registration.request.external_id))
-    return found
-
-
 def _repeats(registrations: Sequence[Registration]) -> dict[int, int]:
     """The registrations of a batch that repeat one before them → the one they repeat."""
     seen: dict[tuple[str, str, str], int] = {}
     repeats: dict[int, int] = {}
     for index, registration in enumerate(registrations):
-        identities = _identities(registration)
+        identities = registration.identities()
         first = next((seen[identity] for identity in identities if identity in seen), None)
         if first is None:
             seen.update(dict.fromkeys(identities, index))
@@ -134,21 +147,21 @@ async def _drafts(
     desk: Desk, connection: Connection, batch: Mapping[int, Registration]
 ) -> tuple[dict[int, _Draft], Opening]:
     """Each registration with its number, by its place in the batch; and what else is known from the start."""
-    customers = [desk.vault.customer_key(each.request.customer.phone) for each in batch.values()]
+    customers = {each.customer_key for each in batch.values()}
     keys = [key for each in batch.values() if (key := _key(each)) is not None]
     externals = [pair for each in batch.values() for pair in _externals(desk, each)]
-    opening = await repository.opening(connection, len(batch), set(customers), keys, externals)
+    opening = await repository.opening(connection, len(batch), customers, keys, externals)
     day = desk.clock.business(opening.now).astimezone(desk.pack.tz).strftime("%Y%m%d")
     drafts = {
-        index: _draft(registration, f"T{day}-{number:07d}", customer_key)
-        for (index, registration), customer_key, number in zip(batch.items(), customers, opening.numbers, strict=True)
+        index: _draft(registration, f"T{day}-{number:07d}")
+        for (index, registration), number in zip(batch.items(), opening.numbers, strict=True)
     }
     return drafts, opening
 
 
-def _draft(registration: Registration, ticket_no: str, customer_key: str) -> _Draft:
+def _draft(registration: Registration, ticket_no: str) -> _Draft:
     ticket_id = new_id()
-    return _Draft(registration, ticket_id, ticket_no, customer_key, first_answer(ticket_id, ticket_no))
+    return _Draft(registration, ticket_id, ticket_no, first_answer(ticket_id, ticket_no))
 
 
 def first_answer(ticket_id: UUID, ticket_no: str) -> bytes:
@@ -208,8 +221,8 @@ async def _find_known_externals(
 async def _find_known_keys(connection: Connection, drafts: dict[int, _Draft], results: list[Any]) -> None:
     """A key seen before: its first answer for the same request, a refusal for another."""
     keyed = {key: index for index, draft in drafts.items() if (key := _key(draft.registration)) is not None}
-    for key, (request_hash, answer) in (await repository.kept_answers(connection, keyed)).items():
-        same = request_hash == drafts.pop(keyed[key]).registration.request_hash
+    for key, (first_hash, answer) in (await repository.kept_answers(connection, keyed)).items():
+        same = first_hash == drafts.pop(keyed[key]).registration.request_hash
         results[keyed[key]] = answer if same else reused()
 
 
@@ -232,7 +245,7 @@ def _mark_duplicates(drafts: Sequence[_Draft], open_tickets: Sequence[OpenTicket
     }
     for draft in drafts:
         first = earlier.setdefault(
-            (draft.customer_key, draft.registration.request.category), (draft.ticket_id, draft.ticket_no)
+            (draft.registration.customer_key, draft.registration.request.category), (draft.ticket_id, draft.ticket_no)
         )
         if first[0] != draft.ticket_id:
             draft.duplicate = TicketRef(ticket_id=first[0], ticket_no=first[1])
@@ -242,7 +255,9 @@ def _row(desk: Desk, draft: _Draft, now: datetime) -> NewTicket:
     """Everything that is stored of a new ticket."""
     registration = draft.registration
     request, actor = registration.request, registration.principal.actor
-    snapshot = assess(desk.pack, snapshot_of(desk, request, draft.ticket_no, draft.customer_key, draft.duplicate, now))
+    snapshot = assess(
+        desk.pack, snapshot_of(desk, request, draft.ticket_no, registration.customer_key, draft.duplicate, now)
+    )
     # Rendered once, for the row and for the event: 4 µs a ticket.
     rendered = Json.of(snapshot)
     rules = [snapshot.urgency.rule, *(mark.rule for mark in snapshot.classes)]
@@ -259,7 +274,7 @@ def _row(desk: Desk, draft: _Draft, now: datetime) -> NewTicket:
         channel=request.channel,
         external_id=_external_id(desk, request),
         request_hash=registration.request_hash,
-        customer_key=draft.customer_key,
+        customer_key=registration.customer_key,
         category=snapshot.category,
         urgency_rank=snapshot.urgency.rank,
         snapshot=rendered,

@@ -18,7 +18,7 @@ class Bench:
     def __init__(self) -> None:
         self.batches: list[list[Any]] = []
         self.away = False
-        self.commits: GroupCommit[Any, Any] = GroupCommit(self._work)
+        self.commits: GroupCommit[Any, Any] = GroupCommit(self._work, lambda item: [item])
 
     async def _work(self, items: Sequence[Any]) -> list[Any]:
         await asyncio.sleep(0)
@@ -73,7 +73,7 @@ async def test_a_batch_of_which_another_process_stored_a_part_is_run_again_as_a_
             raise asyncpg.UniqueViolationError("stored meanwhile")
         return [f"did {item}" for item in items]
 
-    assert await GroupCommit(work).submit_all(["a", "b"]) == ["did a", "did b"]
+    assert await GroupCommit(work, lambda item: [item]).submit_all(["a", "b"]) == ["did a", "did b"]
     assert batches == [["a", "b"], ["a", "b"]]
 
 
@@ -83,7 +83,7 @@ async def test_an_item_that_never_fits_does_not_hinder_the_others() -> None:
             raise asyncpg.CheckViolationError("odd")
         return [f"did {item}" for item in items]
 
-    found = await GroupCommit(work).submit_all(["a", "odd", "b"])
+    found = await GroupCommit(work, lambda item: [item]).submit_all(["a", "odd", "b"])
     assert (found[0], found[2]) == ("did a", "did b")
     assert isinstance(found[1], asyncpg.CheckViolationError)
 
@@ -121,7 +121,7 @@ async def test_behind_an_item_that_met_the_database_away_nothing_of_its_group_is
         bench.batches.append(list(items))
         return [f"did {item}" for item in items]
 
-    commits: GroupCommit[Any, Any] = GroupCommit(work)
+    commits: GroupCommit[Any, Any] = GroupCommit(work, lambda item: [item])
     found = await commits.submit_all(["a", "b", "c", "d", "e"])
     assert found[:2] == ["did a", "did b"]
     assert all(isinstance(each, Transient) for each in found[2:])
