@@ -82,7 +82,7 @@ def first_events(event: type[BaseModel]) -> str:
     topic, kind = event.TOPIC, event.TYPE  # type: ignore[attr-defined]
     return f"""published AS (
     INSERT INTO outbox (topic, subject, version, event_id, type, time, traceparent, payload)
-    SELECT '{topic}', ticket_id, 1, event_id, '{kind}', $1, traceparent, payload FROM given
+    SELECT '{topic}', ticket_id, 1, event_id, '{kind}', $1, nullif(traceparent, ''), payload FROM given
 )
 INSERT INTO audit_trail (actor, action, subject, details)
 SELECT actor, '{kind}', ticket_id::text, format('{{"event_id":"%s","version":1,"rules":[]}}', event_id) FROM given

@@ -1,6 +1,6 @@
 """The W3C trace context of the work in hand, carried from request to event to request."""
 
-import os
+import random
 import re
 from contextvars import ContextVar
 
@@ -21,8 +21,8 @@ def begin_trace(incoming: str | None = None) -> str:
 
 
 def _fresh() -> str:
-    random = os.urandom(24).hex()
-    return f"00-{random[:32]}-{random[32:]}-01"
+    # Told apart they must be, not secret: asking the system for random bytes cost a request 5 µs.
+    return f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-01"
 
 
 def trace_id() -> str | None:

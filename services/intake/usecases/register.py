@@ -165,16 +165,11 @@ def _draft(registration: Registration, ticket_no: str) -> _Draft:
 
 
 def first_answer(ticket_id: UUID, ticket_no: str) -> bytes:
-    """`TicketAccepted` of a registration, the same whenever it is given again."""
-    return orjson.dumps(
-        {
-            "ticket_id": str(ticket_id),
-            "ticket_no": ticket_no,
-            "status": TicketStatus.registered,
-            "version": 1,
-            "links": {"self": f"/v1/tickets/{ticket_no}", "timeline": f"/v1/tickets/{ticket_no}/timeline"},
-        }
-    )
+    """`TicketAccepted` of a registration as JSON, the same whenever it is given again."""
+    return (
+        f'{{"ticket_id":"{ticket_id}","ticket_no":"{ticket_no}","status":"{TicketStatus.registered}","version":1,'
+        f'"links":{{"self":"/v1/tickets/{ticket_no}","timeline":"/v1/tickets/{ticket_no}/timeline"}}}}'
+    ).encode()
 
 
 def _external_id(desk: Desk, request: RegisterTicket) -> str | None:
@@ -272,11 +267,11 @@ def _row(desk: Desk, draft: _Draft, now: datetime) -> NewTicket:
         ticket_id=str(draft.ticket_id),
         ticket_no=draft.ticket_no,
         channel=request.channel,
-        external_id=_external_id(desk, request),
+        external_id=_external_id(desk, request) or "",
         request_hash=registration.request_hash,
         customer_key=registration.customer_key,
         category=snapshot.category,
-        urgency_rank=snapshot.urgency.rank,
+        urgency_rank=str(snapshot.urgency.rank),
         snapshot=rendered,
         personal=desk.vault.seal(draft.ticket_id, personal_json(request)),
         event_id=str(new_id()),
@@ -284,8 +279,8 @@ def _row(desk: Desk, draft: _Draft, now: datetime) -> NewTicket:
         rules=text_array(rule for rule in dict.fromkeys(rules) if rule),
         details=orjson.dumps(details).decode(),
         payload=TicketRegistered(ticket=snapshot, actor=actor).rendered(rendered),
-        traceparent=registration.traceparent,
+        traceparent=registration.traceparent or "",
         client=registration.principal.client,
-        key=registration.idempotency_key,
+        key=registration.idempotency_key or "",
         answer=draft.answer,
     )
