@@ -65,7 +65,7 @@ class GroupCommit(Generic[Item, Answer]):
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Answer | Exception]] = self._loop.create_future()
-        touched = frozenset(each for item in items for each in self._touches(item))
+        touched = frozenset[Hashable]().union(*map(self._touches, items))
         self._waiting.append(_Waiting(items, touched, future))
         self._go_on_soon(self._loop)
         return future

@@ -126,3 +126,74 @@ async def test_behind_an_item_that_met_the_database_away_nothing_of_its_group_is
     assert found[:2] == ["did a", "did b"]
     assert all(isinstance(each, Transient) for each in found[2:])
     assert bench.batches == [["a"], ["b"]]
+
+
+class Landing:
+    """Work that goes on until it is let go; an item is its name and what it touches."""
+
+    def __init__(self) -> None:
+        self.begun: list[list[str]] = []
+        self._gates: dict[str, asyncio.Event] = {}
+        self.commits: GroupCommit[tuple[str, str], str] = GroupCommit(self._work, lambda item: [item[1]])
+
+    async def _work(self, items: Sequence[tuple[str, str]]) -> list[str]:
+        names = [name for name, _ in items]
+        self.begun.append(names)
+        gate = self._gates[names[0]] = asyncio.Event()
+        await gate.wait()
+        return names
+
+    async def begin(self, *items: tuple[str, str]) -> "asyncio.Future[list[Any]]":
+        done = asyncio.gather(*map(self.commits.submit, items))
+        await asyncio.sleep(0.002)
+        return done
+
+    async def land(self, name: str) -> None:
+        self._gates[name].set()
+        await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "WORTH_ANOTHER", 2)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_second_batch_leaves_beside_the_first_when_it_is_worth_it_and_a_third_waits() -> None:
+    landing = Landing()
+    first = await landing.begin(("a", "1"))
+    alone = await landing.begin(("b", "2"))
+    assert landing.begun == [["a"]]
+    with_another = await landing.begin(("c", "3"))
+    await landing.begin(("d", "4"), ("e", "5"))
+    assert landing.begun == [["a"], ["b", "c"]]
+    await landing.land("b")
+    assert (await alone, await with_another) == (["b"], ["c"])
+    assert landing.begun == [["a"], ["b", "c"], ["d", "e"]]
+    assert not first.done()
+    await landing.land("a")
+    assert await first == ["a"]
+
+
+@pytest.mark.usefixtures("soon")
+async def test_who_touches_what_is_in_flight_waits_and_others_pass() -> None:
+    landing = Landing()
+    await landing.begin(("a", "1"))
+    await landing.begin(("b", "1"), ("c", "2"), ("d", "1"))
+    assert landing.begun == [["a"], ["c"]]
+    await landing.land("a")
+    assert landing.begun == [["a"], ["c"], ["b", "d"]]
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_group_that_waits_is_not_passed_by_others_that_touch_the_same() -> None:
+    """Else a large group could wait for ever."""
+    landing = Landing()
+    await landing.begin(("a", "1"))
+    group = landing.commits.submit_all([("b", "1"), ("c", "2")])
+    await landing.begin(("d", "2"), ("e", "3"))
+    assert landing.begun == [["a"], ["e"]]
+    await landing.land("a")
+    assert landing.begun[2] == ["b", "c", "d"]
+    await landing.land("b")
+    assert await group == ["b", "c"]
