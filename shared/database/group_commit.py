@@ -16,7 +16,7 @@ Answer = TypeVar("Answer")
 MAX_BATCH = 256
 AT_ONCE = 2
 # A batch beside another one holds at least so many: in smaller ones a transaction costs more than waiting would save.
-WORTH_ANOTHER = 8
+WORTH_ANOTHER = 16
 
 
 class _Waiting(NamedTuple):
