@@ -145,9 +145,9 @@ class NewTicket(NamedTuple):
     answer: bytes
 
 
-# A transaction by itself: all of it is stored, or, when somebody stored a key or an external id first, nothing. Keys in
-# one order, so that two processes with the same ones never wait for each other in a circle. An array a column: row by
-# row a batch of 24 cost intake 50 µs more a ticket.
+# A transaction by itself: all of it is stored, or, when somebody stored a key or an external id first, nothing. Keys
+# and external ids in one order, so that two processes with the same ones never wait for each other in a circle. An
+# array a column: row by row a batch of 24 cost intake 50 µs more a ticket.
 _STORE = f"""
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest($3::uuid[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::text[], $9::text[],
@@ -162,7 +162,7 @@ WITH given AS MATERIALIZED (
         urgency_rank, snapshot, personal, version, accepted_at, updated_at)
     SELECT ticket_id, ticket_no, channel, nullif(external_id, ''), request_hash, 'registered', customer_key, category,
         urgency_rank::smallint, snapshot::jsonb, personal, 1, $1, $1
-    FROM given
+    FROM given ORDER BY channel, external_id
 ), told AS (
     INSERT INTO ticket_timeline (ticket_id, event_id, at, service, type, actor, rules, details)
     SELECT ticket_id, event_id, $1, 'intake', '{TicketRegistered.TYPE}', actor, rules::text[], details::jsonb

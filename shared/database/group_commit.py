@@ -15,7 +15,7 @@ Answer = TypeVar("Answer")
 
 MAX_BATCH = 256
 AT_ONCE = 2
-# A batch beside another one holds at least so many: in smaller ones a transaction costs more than waiting would save.
+# So many items must wait for a batch to leave beside another one: smaller ones cost more than they save .
 WORTH_ANOTHER = 16
 
 
@@ -78,13 +78,13 @@ class GroupCommit(Generic[Item, Answer]):
 
     def _go_on(self) -> None:
         self._going_on = False
-        while len(self._waiting) >= (WORTH_ANOTHER if self._in_flight else 1) and len(self._in_flight) < AT_ONCE:
-            batch = self._next()
-            if not batch:
-                return
+        while len(self._in_flight) < AT_ONCE and self._worth_it() and (batch := self._next()):
             task = asyncio.create_task(self._run(batch))
             self._in_flight[task] = frozenset().union(*(waiting.touched for waiting in batch))
             task.add_done_callback(self._landed)
+
+    def _worth_it(self) -> bool:
+        return not self._in_flight or sum(len(waiting.items) for waiting in self._waiting) >= WORTH_ANOTHER
 
     def _landed(self, task: "asyncio.Task[None]") -> None:
         del self._in_flight[task]
