@@ -15,7 +15,7 @@ Answer = TypeVar("Answer")
 
 MAX_BATCH = 256
 AT_ONCE = 2
-# So many items must wait for a batch to leave beside another one: smaller ones cost more than they save .
+# So many items must wait for a batch to leave beside another one: smaller ones cost more than they save.
 WORTH_ANOTHER = 16
 
 
