@@ -17,6 +17,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 NONCE_BYTES = 12
+# So many are fetched at a time.
+NONCES = 256
 KEY_ID_BYTES = 4
 FORMAT_WITHOUT_KEY = b"\x01"
 FORMAT = b"\x02"
@@ -25,7 +27,10 @@ REFERENCE = "hashed:"
 
 # What people put between digits: spaces of any kind, dashes, dots, brackets, in either width.
 _BETWEEN = r"[\s\-\u2010-\u2015\uff0d.\uff0e\u00b7()\uff08\uff09_]{0,2}"
-_DIGIT_RUN = re.compile(rf"\d(?:{_BETWEEN}\d){{6}}")
+# The shortest that is masked, a landline with its area code, has ten digits.
+_DIGIT_RUN = re.compile(rf"\d(?:{_BETWEEN}\d){{9}}")
+# The shortest identity or card number has fifteen.
+_LONG_NUMBER = 15
 _IDENTITY = re.compile(r"(?<![0-9A-Za-z])(\d{6})\d{8}(\d{3}[0-9Xx])(?![0-9A-Za-z])")
 _OLD_IDENTITY = re.compile(r"(?<!\d)\d{8}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(\d{3})(?!\d)")
 _MOBILE = re.compile(rf"(?<!\d)((?:(?:\+|00)?86{_BETWEEN})?)(1{_BETWEEN}[3-9](?:{_BETWEEN}\d){{9}})(?!\d)")
@@ -52,18 +57,24 @@ def mask(text: str, name: str | None = None) -> str:
         text = text.translate(_FULLWIDTH)
     if _DIGIT_RUN.search(text) is None:
         return text
+    if "-" not in text:
+        return _masked(text)
     parts = _UUID.split(text)
     return "".join(part if index % 2 else _masked(part) for index, part in enumerate(parts))
 
 
 def _masked(text: str) -> str:
+    # Most texts with digits have few of them, and need not be searched for long numbers: 2 of 5 µs.
+    long = len(_NO_DIGITS.sub("", text)) >= _LONG_NUMBER
     # Order matters: an identity number holds runs that look like phones.
-    text = _IDENTITY.sub(r"**************\2", text)
-    text = _OLD_IDENTITY.sub(r"************\1", text)
+    if long:
+        text = _IDENTITY.sub(r"**************\2", text)
+        text = _OLD_IDENTITY.sub(r"************\1", text)
     text = _MOBILE.sub(lambda found: found[1] + _ends(found[2], 3), text)
-    text = _CARD.sub(lambda found: _ends(found[0], 4, "********"), text)
+    if long:
+        text = _CARD.sub(lambda found: _ends(found[0], 4, "********"), text)
     text = _LANDLINE.sub(lambda found: _ends(found[0], 4), text)
-    return _LONG_RUN.sub(lambda found: _ends(found[0], 3, "********"), text)
+    return _LONG_RUN.sub(lambda found: _ends(found[0], 3, "********"), text) if long else text
 
 
 def mask_value(value: str | int | float | bool | None, name: str | None = None) -> str | int | float | bool | None:
@@ -85,9 +96,14 @@ def mask_json(value: Any) -> Any:
     return mask_value(value)
 
 
+def digits_of(phone: str) -> str:
+    """A phone without what stands between its digits."""
+    return phone if phone.isdecimal() else _NO_DIGITS.sub("", phone)
+
+
 def mask_phone(phone: str) -> str:
     """What a person who may not know a phone sees of it: 138****0000; two digits at most of a short one."""
-    digits = re.sub(r"\D", "", phone)
+    digits = digits_of(phone)
     digits = digits.removeprefix("86") if len(digits) == 13 else digits
     return _ends(digits, 3) if len(digits) >= 11 else f"****{digits[-2:]}"
 
@@ -117,15 +133,26 @@ class Vault:
         keys = [_key(text.strip()) for text in data_keys.split(",")]
         self._ciphers = {hashlib.sha256(key).digest()[:KEY_ID_BYTES]: AESGCM(key) for key in keys}
         self._sealing = self._ciphers[hashlib.sha256(keys[0]).digest()[:KEY_ID_BYTES]]
-        self._index_key = _key(index_key)
+        self._nonces: list[bytes] = []
+        # Keyed once: with `hmac.digest` each customer key cost 0.5 µs more.
+        self._indexing = hmac.new(_key(index_key), digestmod="sha256")
         self.prefix = FORMAT + next(iter(self._ciphers))
         """How a text begins that was sealed with the first key."""
         self.older_prefixes = [FORMAT_WITHOUT_KEY, *(FORMAT + name for name in list(self._ciphers)[1:])]
         """How texts begin that may open, but were sealed otherwise."""
 
     def seal(self, ticket_id: UUID, clear: bytes) -> bytes:
-        nonce = os.urandom(NONCE_BYTES)
+        nonce = self._nonce()
         return self.prefix + nonce + self._sealing.encrypt(nonce, clear, ticket_id.bytes)
+
+    def _nonce(self) -> bytes:
+        """Random, and never given twice. A system call for each cost 3 µs under load."""
+        try:
+            return self._nonces.pop()
+        except IndexError:
+            fresh = os.urandom(NONCE_BYTES * NONCES)
+            self._nonces = [fresh[start : start + NONCE_BYTES] for start in range(0, len(fresh), NONCE_BYTES)]
+            return self._nonces.pop()
 
     def open(self, ticket_id: UUID, sealed: bytes) -> bytes:
         """Raises `KeyMissing` when its key is not among those given, `ValueError` when it was altered or moved."""
@@ -145,7 +172,7 @@ class Vault:
 
     def customer_key(self, phone: str) -> str:
         """The blind index of a customer: the same phone gives the same key, and the key tells nothing of the phone."""
-        digits = _NO_DIGITS.sub("", phone)
+        digits = digits_of(phone)
         if len(digits) == 13 and digits.startswith("86"):
             digits = digits[2:]
         return self._index(digits)
@@ -158,7 +185,9 @@ class Vault:
         return REFERENCE + self._index(f"reference:{text}")
 
     def _index(self, text: str) -> str:
-        return hmac.digest(self._index_key, text.encode(), "sha256").hex()[:CUSTOMER_KEY_HEX]
+        index = self._indexing.copy()
+        index.update(text.encode())
+        return index.hexdigest()[:CUSTOMER_KEY_HEX]
 
 
 def _key(text: str) -> bytes:

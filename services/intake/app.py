@@ -30,7 +30,7 @@ def build(settings: Settings) -> Service:
     vault = Vault(settings.data_key.get_secret_value(), settings.index_key.get_secret_value())
     desk = Desk(load_pack(settings.policy_pack), vault, service.clock)
     registrations: GroupCommit[Registration, bytes] = GroupCommit(
-        service.database, lambda transaction, items: register_tickets(desk, transaction, items)
+        lambda items: register_tickets(desk, service.database, items), Registration.touches
     )
     accept = Accept(desk, registrations, lambda: service.relay.waiting > settings.outbox_backlog_limit)
     service.routes(api.routes(desk, service.database, accept))

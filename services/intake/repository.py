@@ -10,9 +10,10 @@ from sqlalchemy import and_, bindparam, func, select, text, update
 
 from services.intake.domain import TERMINAL
 from services.intake.tables import SEALED_WITH, ticket_timeline, tickets
+from shared.contracts.intake import TicketRegistered
 from shared.database import arrays
 from shared.database.connection import Connection
-from shared.errors import Transient
+from shared.database.engine import first_events
 from shared.messaging import inbox
 
 TicketRow: TypeAlias = Any
@@ -36,54 +37,69 @@ OpenTicket: TypeAlias = tuple[str, str, str, str]
 
 
 class Opening(NamedTuple):
-    """What a registration begins with: the database's time (real, UTC), running numbers, and of the customers' open
-    tickets the oldest of each category."""
+    """What a registration begins with: the database's time (real, UTC), running numbers, of the customers' open tickets
+    the oldest of each category, and whether some key or some external id was seen before."""
 
     now: datetime
     numbers: list[int]
     open_tickets: Sequence[OpenTicket]
+    keys_known: bool
+    externals_known: bool
 
 
+# Asked outside any transaction: what is stored meanwhile, the unique keys find.
 _OPENING = """
 SELECT clock_timestamp(), ARRAY(SELECT nextval('ticket_numbers') FROM generate_series(1, $1::int)),
     (SELECT jsonb_agg(jsonb_build_array(customer_key, category, ticket_id, ticket_no)) FROM (
         SELECT DISTINCT ON (customer_key, category) customer_key, category, ticket_id, ticket_no
         FROM tickets WHERE customer_key = ANY($2::text[]) AND status <> ALL($3::text[])
-        ORDER BY customer_key, category, ticket_id) AS first)
+        ORDER BY customer_key, category, ticket_id) AS first),
+    EXISTS (SELECT FROM idempotency_keys WHERE client = ANY($4::text[]) AND key = ANY($5::text[])),
+    EXISTS (SELECT FROM tickets WHERE channel = ANY($6::text[]) AND external_id = ANY($7::text[]))
 """
 
 
-async def opening(connection: Connection, count: int, customer_keys: Collection[str]) -> Opening:
+async def opening(
+    connection: Connection,
+    count: int,
+    customer_keys: Collection[str],
+    keys: Collection[tuple[str, str]],
+    externals: Collection[tuple[str, str]],
+) -> Opening:
     """As many fresh running numbers as asked for, and what else a batch of registrations must know first."""
-    ((now, numbers, open_tickets),) = await connection.fetch(_OPENING, count, list(customer_keys), _ENDED)
-    return Opening(now, numbers, open_tickets or ())
+    ((now, numbers, open_tickets, *known),) = await connection.fetch(
+        _OPENING, count, list(customer_keys), _ENDED, *_apart(keys), *_apart(externals)
+    )
+    return Opening(now, numbers, open_tickets or (), *known)
 
 
-_CLAIM = """
-INSERT INTO idempotency_keys (client, key, request_hash, status, answer)
-SELECT client, key, hash, $5, answer
-FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[]) AS given(client, key, hash, answer)
-ON CONFLICT DO NOTHING
-"""
+def _apart(pairs: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    """The first ones, each once, and the second ones."""
+    return list({first for first, _ in pairs}), [second for _, second in pairs]
+
+
 _KEPT = "SELECT client, key, request_hash, answer FROM idempotency_keys WHERE client = ANY($1) AND key = ANY($2)"
 
 
-async def claim_keys(
-    connection: Connection, claims: Sequence[tuple[str, str, bytes, bytes]], status: int
+async def kept_answers(
+    connection: Connection, keys: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], tuple[bytes, bytes]]:
-    """Store (client, key, hash, answer) where the key is new. What is kept of the others:
-    (client, key) → (request hash, answer). An answer names its ticket: one that is kept and is ours was kept for us."""
-    # In one order, so that two processes with the same keys never wait for each other in a circle.
-    clients, keys, hashes, answers = map(list, zip(*sorted(claims), strict=True))
-    if await connection.run(_CLAIM, clients, keys, hashes, answers, status) == len(claims):
-        return {}
-    kept = {
-        (client, key): (request_hash, answer)
-        for client, key, request_hash, answer in await connection.fetch(_KEPT, list(set(clients)), keys)
-    }
-    if not all((client, key) in kept for client, key, _, _ in claims):
-        raise Transient("an idempotency key was forgotten just now")
-    return {(client, key): kept[client, key] for client, key, _, answer in claims if kept[client, key][1] != answer}
+    """(client, key) → request hash and answer, of those keys that were seen before."""
+    rows = await connection.fetch(_KEPT, *_apart(keys))
+    kept = {(client, key): (request_hash, answer) for client, key, request_hash, answer in rows}
+    return {pair: kept[pair] for pair in keys if pair in kept}
+
+
+_KEEP = """
+INSERT INTO idempotency_keys (client, key, request_hash, status, answer)
+SELECT client, key, hash, $5, answer
+FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[]) AS given(client, key, hash, answer)
+"""
+
+
+async def keep_answers(connection: Connection, rows: Collection[tuple[str, str, bytes, bytes]], status: int) -> None:
+    """Client, key, request hash and answer of each. Raises `UniqueViolationError`, and then keeps none of them."""
+    await connection.run(_KEEP, *arrays.by_column(sorted(rows)), status)
 
 
 _BY_EXTERNAL_IDS = """
@@ -96,54 +112,68 @@ async def by_external_ids(
     connection: Connection, pairs: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], asyncpg.Record]:
     """(channel, external id) → number, id and request hash of its ticket."""
-    channels, external_ids = {channel for channel, _ in pairs}, {external_id for _, external_id in pairs}
-    rows = await connection.fetch(_BY_EXTERNAL_IDS, list(channels), list(external_ids))
+    rows = await connection.fetch(_BY_EXTERNAL_IDS, *_apart(pairs))
     found = {(row["channel"], row["external_id"]): row for row in rows}
     return {pair: found[pair] for pair in pairs if pair in found}
 
 
 class NewTicket(NamedTuple):
-    """A ticket as it is registered, and the first entry of its timeline. `snapshot` and `details` are JSON,
-    `rules` a `text_array`."""
+    """A ticket as it is registered, the first entry of its timeline, its event, and the answer to keep under its key.
 
-    ticket_id: UUID
+    `snapshot` and `details` are JSON, `rules` a `text_array`. Nothing but text and bytes, empty for what there is not:
+    of any other value in an array asyncpg asks whether it is an array itself, which cost 1 µs each.
+    """
+
+    ticket_id: str
     ticket_no: str
     channel: str
-    external_id: str | None
+    external_id: str
     request_hash: bytes
     customer_key: str
     category: str
-    urgency_rank: int
+    urgency_rank: str
     snapshot: str
     personal: bytes
-    event_id: UUID
+    event_id: str
     actor: str
     rules: str
     details: str
+    payload: bytes
+    traceparent: str
+    client: str
+    key: str
+    answer: bytes
 
 
-# One statement for both tables, and an array a column: row by row a batch of 24 cost intake 50 µs more a ticket.
-_INSERT_REGISTERED = """
+# A transaction by itself: all of it is stored, or, when somebody stored a key or an external id first, nothing. Keys
+# and external ids in one order, so that two processes with the same ones never wait for each other in a circle. An
+# array a column: row by row a batch of 24 cost intake 50 µs more a ticket.
+_STORE = f"""
 WITH given AS MATERIALIZED (
-    SELECT * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::bytea[], $7::text[], $8::text[], $9::int[],
-        $10::text[], $11::bytea[], $12::uuid[], $13::text[], $14::text[], $15::text[])
-    AS given(ticket_id, ticket_no, channel, external_id, request_hash, customer_key, category, urgency_rank,
-        snapshot, personal, event_id, actor, rules, details)
+    SELECT * FROM unnest($3::uuid[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::text[], $9::text[],
+        $10::text[], $11::text[], $12::bytea[], $13::uuid[], $14::text[], $15::text[], $16::text[], $17::bytea[],
+        $18::text[], $19::text[], $20::text[], $21::bytea[])
+    AS given({", ".join(NewTicket._fields)})
+), kept AS (
+    INSERT INTO idempotency_keys (client, key, request_hash, status, answer)
+    SELECT client, key, request_hash, $2, answer FROM given WHERE key <> '' ORDER BY client, key
 ), stored AS (
     INSERT INTO tickets (ticket_id, ticket_no, channel, external_id, request_hash, status, customer_key, category,
         urgency_rank, snapshot, personal, version, accepted_at, updated_at)
-    SELECT ticket_id, ticket_no, channel, external_id, request_hash, 'registered', customer_key, category,
-        urgency_rank, snapshot::jsonb, personal, 1, $1, $1
+    SELECT ticket_id, ticket_no, channel, nullif(external_id, ''), request_hash, 'registered', customer_key, category,
+        urgency_rank::smallint, snapshot::jsonb, personal, 1, $1, $1
+    FROM given ORDER BY channel, external_id
+), told AS (
+    INSERT INTO ticket_timeline (ticket_id, event_id, at, service, type, actor, rules, details)
+    SELECT ticket_id, event_id, $1, 'intake', '{TicketRegistered.TYPE}', actor, rules::text[], details::jsonb
     FROM given
-)
-INSERT INTO ticket_timeline (ticket_id, event_id, at, service, type, actor, rules, details)
-SELECT ticket_id, event_id, $1, 'intake', 'ticket.registered', actor, rules::text[], details::jsonb
-FROM given
-"""
+), {first_events(TicketRegistered)}
+"""  # noqa: S608
 
 
-async def insert_registered(connection: Connection, rows: Sequence[NewTicket], now: datetime) -> None:
-    await connection.run(_INSERT_REGISTERED, now, *arrays.by_column(rows))
+async def store_registered(connection: Connection, rows: Sequence[NewTicket], now: datetime, status: int) -> None:
+    """Store and commit. Raises `UniqueViolationError` when one of them is known meanwhile, and then stores nothing."""
+    await connection.run(_STORE, now, status, *arrays.by_column(rows))
 
 
 async def add_timeline(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:

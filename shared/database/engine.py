@@ -73,6 +73,22 @@ SELECT * FROM unnest($10::text[], $11::text[], $12::text[], $13::text[])
 _OUTBOX_COLUMNS, _AUDIT_COLUMNS = 9, 4
 
 
+def first_events(event: type[BaseModel]) -> str:
+    """The end of a statement that is a transaction by itself: for each row of its part `given` it publishes the first
+    event of a subject, at the time `$1`, and writes it down in the audit trail, as `Transaction.publish` does.
+
+    `given` has ticket_id, event_id, actor, traceparent and payload. Who runs it calls `Database.published`.
+    """
+    topic, kind = event.TOPIC, event.TYPE  # type: ignore[attr-defined]
+    return f"""published AS (
+    INSERT INTO outbox (topic, subject, version, event_id, type, time, traceparent, payload)
+    SELECT '{topic}', ticket_id, 1, event_id, '{kind}', $1, nullif(traceparent, ''), payload FROM given
+)
+INSERT INTO audit_trail (actor, action, subject, details)
+SELECT actor, '{kind}', ticket_id::text, format('{{"event_id":"%s","version":1,"rules":[]}}', event_id) FROM given
+"""  # noqa: S608
+
+
 class Transaction:
     """One unit of work on one connection. Nothing outside the database is called while it is open."""
 
@@ -215,9 +231,13 @@ class Database:
                 # A failure that somebody swallowed: PostgreSQL rolled back, and says so in the status alone.
                 raise asyncpg.InFailedSQLTransactionError("the transaction had failed before its commit")
         if transaction.publishes:
-            reach("outbox.committed")
-            for wake in self._after_publish:
-                wake()
+            self.published()
+
+    def published(self) -> None:
+        """Events are committed."""
+        reach("outbox.committed")
+        for wake in self._after_publish:
+            wake()
 
     async def write(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run `work` in a transaction that goes on to its end even when the caller is cancelled."""

@@ -1,15 +1,14 @@
 """Who is asking, and why somebody was not let in. Made in `auth`, `key_store` and `tokens`; use cases read it."""
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from starlette.exceptions import HTTPException
 
 from shared.http.keys import Role
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(NamedTuple):
     """The caller. `actor` is what timelines and events record.
 
     `client` stays the same when a key is replaced by another one of the same owner; retries are told apart by it.

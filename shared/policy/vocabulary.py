@@ -38,11 +38,10 @@ def known(
     expect("customer.tier", tier, pack.tier_by_id)
     if brand is not None:
         expect("customer.brand", brand, pack.brand_by_id)
-    cities = [*pack.branch_by_id, *pack.region_ids]
     if resolve_city(pack, home_city) is None:
-        unknown.append(Unknown("customer.home_city", home_city, cities))
+        unknown.append(Unknown("customer.home_city", home_city, _cities(pack)))
     if place_city is not None and resolve_city(pack, place_city) is None:
-        unknown.append(Unknown("place.city", place_city, cities))
+        unknown.append(Unknown("place.city", place_city, _cities(pack)))
     for flag in flags:
         expect("flags", flag, pack.flag_by_id)
     for code, value in elements.items():
@@ -52,8 +51,12 @@ def known(
         elif spec.values and isinstance(value, str) and value.strip().lower() not in spec.values:
             unknown.append(Unknown(f"elements.{code}", value, list(spec.values)))
         elif spec.is_city and isinstance(value, str) and value and resolve_city(pack, value) is None:
-            unknown.append(Unknown(f"elements.{code}", value, cities))
+            unknown.append(Unknown(f"elements.{code}", value, _cities(pack)))
     return unknown
+
+
+def _cities(pack: Pack) -> list[str]:
+    return [*pack.branch_by_id, *pack.region_ids]
 
 
 def _nearest(value: str, codes: Iterable[str]) -> list[str]:

@@ -199,7 +199,7 @@ async def test_a_database_that_is_away_stops_the_import(app: App, monkeypatch: p
     def away() -> Any:
         raise Transient("database: away")
 
-    monkeypatch.setattr(app.service.database, "transaction", away)
+    monkeypatch.setattr(app.service.database, "connection", away)
     async with app.client("front_line") as front:
         answers = await send(front, lines(complaint(), complaint()))
     assert [(a["line"], a["status"], a["code"]) for a in answers] == [(1, 503, "unavailable"), (2, 503, "unavailable")]

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.intake.schemas import RegisterTicket
-from services.intake.usecases.desk import Desk, check_channel
-from services.intake.usecases.register import Registration, check_known
+from services.intake.usecases.desk import Desk
+from services.intake.usecases.register import Registration, registration_of
 from shared.database.group_commit import GroupCommit
 from shared.http.auth import Principal
-from shared.http.idempotency import request_hash
 from shared.http.problems import busy
 from shared.telemetry import metrics
 
@@ -23,10 +22,9 @@ class Accept:
 
     async def __call__(self, principal: Principal, request: RegisterTicket, body: bytes, key: str | None) -> bytes:
         """The answer, `TicketAccepted` as JSON, after the commit. Raises `DomainError`, `Transient` or `Refused`."""
-        check_channel(principal, request.channel)
-        check_known(self.desk, request)
+        accepted = registration_of(self.desk, request, principal, body, key)
         self.refuse_when_overloaded()
-        answer = await self.registrations.submit(Registration(request, principal, key, request_hash(body)))
+        answer = await self.registrations.submit(accepted)
         metrics.tickets_accepted.inc()
         return answer
 

@@ -16,12 +16,11 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
 from services.intake.schemas import RegisterTicket
-from services.intake.usecases.desk import Desk, check_channel
-from services.intake.usecases.register import CREATED, Registration, check_known
+from services.intake.usecases.desk import Desk
+from services.intake.usecases.register import CREATED, Registration, registration_of
 from shared.database.group_commit import MAX_BATCH, GroupCommit
 from shared.errors import DomainError, Transient
 from shared.http.auth import Principal
-from shared.http.idempotency import request_hash
 from shared.http.limits import BODY_LIMIT_BYTES, JSON_DEPTH, too_deep
 from shared.http.ndjson import Lines
 from shared.http.problems import STATUS, FieldError, Refused, fields_of, invalid, masked
@@ -131,10 +130,8 @@ class Import:
         if too_deep(line):
             raise Refused(400, "json_too_deep", f"JSON may nest at most {JSON_DEPTH} levels deep")
         request = RegisterTicket.model_validate_json(line)
-        check_channel(self.principal, request.channel)
-        check_known(self.desk, request)
         key = None if self.key is None else f"{self.key}/{number}"
-        return Registration(request, self.principal, key, request_hash(line))
+        return registration_of(self.desk, request, self.principal, line, key)
 
 
 def _groups(lines: Iterable[tuple[int, bytes | None]]) -> Iterator[list[tuple[int, bytes | None]]]:

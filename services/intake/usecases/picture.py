@@ -10,10 +10,9 @@ from services.intake.schemas import AgentIn, PlaceIn, RegisterTicket
 from services.intake.usecases.desk import Desk
 from shared.contracts.ticket import Agent, ContactFacts, CustomerFacts, Place, TicketRef, TicketSnapshot, Urgency
 from shared.policy import Pack, resolve_city
-from shared.privacy import mask, mask_value
+from shared.privacy import digits_of, mask, mask_value
 
 _BEGINS_WITH_A_MOMENT = re.compile(r"20\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])([01]\d|2[0-3])[0-5]\d[0-5]\d")
-_NO_DIGITS = re.compile(r"\D+")
 _PHONE = re.compile(r"(?<!\d)1\d{10}(?!\d)")
 UNASSESSED = Urgency(code="normal", rank=9, rule="")
 
@@ -86,8 +85,8 @@ def place_of(pack: Pack, place: PlaceIn | None, name: str | None) -> Place | Non
 
 def contact_of(phone: str, contact: str | None, suspended_at: datetime | None, content: str) -> ContactFacts:
     """What may be known of the contact phone: whether it differs, is dead, and whether the text names another one."""
-    digits = _NO_DIGITS.sub("", phone).removeprefix("86")
-    reached_at = digits if contact is None else _NO_DIGITS.sub("", contact).removeprefix("86")
+    digits = digits_of(phone).removeprefix("86")
+    reached_at = digits if contact is None else digits_of(contact).removeprefix("86")
     return ContactFacts(
         differs=reached_at != digits,
         suspended_at=suspended_at,

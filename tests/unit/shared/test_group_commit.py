@@ -1,10 +1,10 @@
 """Group commit: who shares a transaction, and who hears of a failure."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 
+import asyncpg
 import pytest
 
 from shared.database import group_commit
@@ -13,21 +13,17 @@ from shared.errors import Conflict, Transient
 
 
 class Bench:
-    """A database that commits nothing but counts; items that are exceptions fail as such, and "spoils" their batch."""
+    """Work that stores nothing but counts; items that are exceptions fail as such, and "spoils" their batch."""
 
     def __init__(self) -> None:
         self.batches: list[list[Any]] = []
         self.away = False
-        self.commits: GroupCommit[Any, Any] = GroupCommit(self, self._work)  # type: ignore[arg-type]
+        self.commits: GroupCommit[Any, Any] = GroupCommit(self._work, lambda item: [item])
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[None]:
+    async def _work(self, items: Sequence[Any]) -> list[Any]:
         await asyncio.sleep(0)
         if self.away:
             raise Transient("away")
-        yield None
-
-    async def _work(self, _: Any, items: Sequence[Any]) -> list[Any]:
         self.batches.append(list(items))
         await asyncio.sleep(0.01)
         if "spoils" in items:
@@ -68,6 +64,30 @@ async def test_a_batch_that_fails_is_tried_one_by_one() -> None:
     assert isinstance(found[1], LookupError)
 
 
+async def test_a_batch_of_which_another_process_stored_a_part_is_run_again_as_a_whole() -> None:
+    batches: list[list[Any]] = []
+
+    async def work(items: Sequence[Any]) -> list[Any]:
+        batches.append(list(items))
+        if len(batches) == 1:
+            raise asyncpg.UniqueViolationError("stored meanwhile")
+        return [f"did {item}" for item in items]
+
+    assert await GroupCommit(work, lambda item: [item]).submit_all(["a", "b"]) == ["did a", "did b"]
+    assert batches == [["a", "b"], ["a", "b"]]
+
+
+async def test_an_item_that_never_fits_does_not_hinder_the_others() -> None:
+    async def work(items: Sequence[Any]) -> list[Any]:
+        if "odd" in items:
+            raise asyncpg.CheckViolationError("odd")
+        return [f"did {item}" for item in items]
+
+    found = await GroupCommit(work, lambda item: [item]).submit_all(["a", "odd", "b"])
+    assert (found[0], found[2]) == ("did a", "did b")
+    assert isinstance(found[1], asyncpg.CheckViolationError)
+
+
 async def test_a_database_that_is_away_is_told_to_all_and_not_tried_again() -> None:
     bench = Bench()
     bench.away = True
@@ -93,7 +113,7 @@ async def test_behind_an_item_that_met_the_database_away_nothing_of_its_group_is
     """Who sends an import again from its first such answer on would find the later ones twice."""
     bench = Bench()
 
-    async def work(_: Any, items: Sequence[Any]) -> list[Any]:
+    async def work(items: Sequence[Any]) -> list[Any]:
         if len(items) > 1:
             raise LookupError("spoilt")
         if items == ["c"]:
@@ -101,8 +121,79 @@ async def test_behind_an_item_that_met_the_database_away_nothing_of_its_group_is
         bench.batches.append(list(items))
         return [f"did {item}" for item in items]
 
-    commits: GroupCommit[Any, Any] = GroupCommit(bench, work)  # type: ignore[arg-type]
+    commits: GroupCommit[Any, Any] = GroupCommit(work, lambda item: [item])
     found = await commits.submit_all(["a", "b", "c", "d", "e"])
     assert found[:2] == ["did a", "did b"]
     assert all(isinstance(each, Transient) for each in found[2:])
     assert bench.batches == [["a"], ["b"]]
+
+
+class Landing:
+    """Work that goes on until it is let go; an item is its name and what it touches."""
+
+    def __init__(self) -> None:
+        self.begun: list[list[str]] = []
+        self._gates: dict[str, asyncio.Event] = {}
+        self.commits: GroupCommit[tuple[str, str], str] = GroupCommit(self._work, lambda item: [item[1]])
+
+    async def _work(self, items: Sequence[tuple[str, str]]) -> list[str]:
+        names = [name for name, _ in items]
+        self.begun.append(names)
+        gate = self._gates[names[0]] = asyncio.Event()
+        await gate.wait()
+        return names
+
+    async def begin(self, *items: tuple[str, str]) -> "asyncio.Future[list[Any]]":
+        done = asyncio.gather(*map(self.commits.submit, items))
+        await asyncio.sleep(0.002)
+        return done
+
+    async def land(self, name: str) -> None:
+        self._gates[name].set()
+        await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "WORTH_ANOTHER", 2)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_second_batch_leaves_beside_the_first_when_it_is_worth_it_and_a_third_waits() -> None:
+    landing = Landing()
+    first = await landing.begin(("a", "1"))
+    alone = await landing.begin(("b", "2"))
+    assert landing.begun == [["a"]]
+    with_another = await landing.begin(("c", "3"))
+    await landing.begin(("d", "4"), ("e", "5"))
+    assert landing.begun == [["a"], ["b", "c"]]
+    await landing.land("b")
+    assert (await alone, await with_another) == (["b"], ["c"])
+    assert landing.begun == [["a"], ["b", "c"], ["d", "e"]]
+    assert not first.done()
+    await landing.land("a")
+    assert await first == ["a"]
+
+
+@pytest.mark.usefixtures("soon")
+async def test_who_touches_what_is_in_flight_waits_and_others_pass() -> None:
+    landing = Landing()
+    await landing.begin(("a", "1"))
+    await landing.begin(("b", "1"), ("c", "2"), ("d", "1"))
+    assert landing.begun == [["a"], ["c"]]
+    await landing.land("a")
+    assert landing.begun == [["a"], ["c"], ["b", "d"]]
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_group_that_waits_is_not_passed_by_others_that_touch_the_same() -> None:
+    """Else a large group could wait for ever."""
+    landing = Landing()
+    await landing.begin(("a", "1"))
+    group = landing.commits.submit_all([("b", "1"), ("c", "2")])
+    await landing.begin(("d", "2"), ("e", "3"))
+    assert landing.begun == [["a"], ["e"]]
+    await landing.land("a")
+    assert landing.begun[2] == ["b", "c", "d"]
+    await landing.land("b")
+    assert await group == ["b", "c"]
