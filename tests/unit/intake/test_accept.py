@@ -8,7 +8,7 @@ from services.intake.usecases.picture import contact_of, personal_json
 from services.intake.usecases.register import first_answer
 from shared.contracts.intake import TicketRegistered
 from shared.database.columns import Json
-from shared.ids import new_id_text
+from shared.ids import new_id
 from tests.support.snapshots import snapshot
 from tests.support.tickets import complaint
 
@@ -32,7 +32,7 @@ def test_an_event_rendered_from_its_ticket_is_the_event() -> None:
 
 
 def test_the_first_answer_begins_with_what_a_line_of_an_import_answers() -> None:
-    assert list(orjson.loads(first_answer(new_id_text(), "T20261122-0000012")))[:3] == [
+    assert list(orjson.loads(first_answer(str(new_id()), "T20261122-0000012")))[:3] == [
         "ticket_id",
         "ticket_no",
         "status",
