@@ -1,8 +1,8 @@
 """Detection: from the answer to the tenth complaint of a problem to `incident.opened` on the topic, at full ingest; and
 one hot problem with thousands of members beside the others.
 
-Full ingest is three quarters of what the pipeline took in a closed loop just before, the complaints watched among
-them: at more than it carries, the time would be that of a growing backlog. The others are spread over every problem
+Full ingest is three quarters of what all services together kept up with in a closed loop just before, the complaints
+watched among them: at more than they carry, the time would be that of a growing backlog. The others are spread over every problem
 that the load generator knows; the problems watched are not among those.
 """
 
@@ -165,7 +165,7 @@ async def measure(stand: Stand) -> Findings:
     async with incidents(stand) as seen, httpx.AsyncClient(trust_env=False, timeout=30) as client:
         front = Front(stand, client)
         full = await through_all(stand, FULL_SECONDS)
-        rate = max(SHARE * full.rate - THRESHOLD / A_PROBLEM_SECONDS, 1.0)
+        rate = max(SHARE * full.whole_rate - THRESHOLD / A_PROBLEM_SECONDS, 1.0)
         await stand.drained()
         stand.say(f"complaints at {rate:,.0f} a second beside it")
         before = stand.machine.cpu()
