@@ -352,6 +352,7 @@ class Consumer(Generic[State]):
                 if not fetched:
                     break
                 await self._store([Record.read(raw) for raw in fetched[partition]])
+        self._reader.seek(self._offsets())
 
     # ---- figures -------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ alone: senders' clocks differ and a partition may stand still, and then the vers
 import math
 import time
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from aiokafka import TopicPartition
 
@@ -21,12 +21,13 @@ HOLD_SECONDS = 0.5
 
 
 class Merge:
-    """What came and was not given out yet."""
+    """What came and was not given out yet. `next`: the offset up to which everything of a partition came."""
 
-    def __init__(self) -> None:
+    def __init__(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Nothing came yet; it will come from these offsets on."""
+        self.next = dict(offsets)
         self._held: list[tuple[int, Record]] = []
         self._latest: dict[TopicPartition, int] = {}
-        self._next: dict[TopicPartition, int] = {}
         self._held_since: float | None = None
 
     def __len__(self) -> int:
@@ -38,12 +39,9 @@ class Merge:
             # Within a partition the log's order stands, whatever its senders say of the time.
             moment = max(record.timestamp_ms or 0, self._latest.get(partition, 0))
             self._latest[partition] = moment
-            self._next[partition] = record.offset + 1
+            self.next[partition] = record.offset + 1
             self._held.append((moment, record))
-
-    def reached(self, partition: TopicPartition, offset: int) -> bool:
-        """Whether everything before this offset came."""
-        return self._next.get(partition, 0) >= offset
+        self._held.sort(key=_moment)
 
     def horizon(self, behind: Iterable[TopicPartition]) -> float:
         """Up to which moment everything came, when of these partitions more is still to come."""
@@ -58,7 +56,6 @@ class Merge:
         """How many can be given out."""
         if self._held_since is not None and time.monotonic() - self._held_since > HOLD_SECONDS:
             return len(self._held)
-        self._held.sort(key=_moment)
         return bisect_right(self._held, horizon, key=_moment)
 
     def take(self, count: int) -> list[Record]:

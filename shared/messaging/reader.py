@@ -36,7 +36,7 @@ class Reader:
         self._fetch_max_wait_ms = fetch_max_wait_ms
         self._password: str | None = None
         self.client: AIOKafkaConsumer | None = None
-        self._came = Merge()
+        self._came = Merge({})
 
     @property
     def outdated(self) -> bool:
@@ -83,11 +83,9 @@ class Reader:
 
     def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Go on at these offsets. What came and was not given yet is forgotten, of every partition."""
-        self._came = Merge()
+        self._came = Merge(offsets)
         if self.client is not None:
-            self._keep_together(self.client, math.inf)
-            for partition, offset in offsets.items():
-                self.client.seek(partition, offset)
+            self._seek(self.client, offsets)
 
     async def gather(self, *, first_wait_ms: int, most: int, rest_until: float) -> list[Record]:
         """After a rest (until then, `time.monotonic`) what there is, the earliest first; it is waited for once.
@@ -101,7 +99,15 @@ class Reader:
             await asyncio.sleep(rest)
         wait_ms, until = 0 if self._came else first_wait_ms, time.monotonic() + MORE_SECONDS
         while True:
-            fetched = await client.getmany(timeout_ms=wait_ms, max_records=MOST_AT_ONCE)
+            try:
+                fetched = await client.getmany(timeout_ms=wait_ms, max_records=MOST_AT_ONCE)
+            except Exception:
+                # The client may have moved past records that it gave to nobody.
+                self._seek(client, self._came.next)
+                if not self._came:
+                    raise
+                # What came before is given first; the trouble comes again.
+                return self._came.take(most)
             self._came.add(Record.read(raw) for raws in fetched.values() for raw in raws)
             if not self._came:
                 self._keep_together(client, math.inf)
@@ -115,10 +121,15 @@ class Reader:
                     return records
             wait_ms, old = MORE_MS, False
 
+    def _seek(self, client: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
+        self._keep_together(client, math.inf)
+        for partition, offset in offsets.items():
+            client.seek(partition, offset)
+
     async def _behind(self, client: AIOKafkaConsumer) -> list[TopicPartition]:
         """The partitions of which the broker has told of more than it has given."""
         known = {partition: client.highwater(partition) for partition in client.assignment()}
-        perhaps = [each for each, end in known.items() if end is not None and not self._came.reached(each, end)]
+        perhaps = [each for each, end in known.items() if end is not None and self._came.next.get(each, 0) < end]
         return [each for each in perhaps if await client.position(each) < known[each]]
 
     def _keep_together(self, client: AIOKafkaConsumer, horizon: float) -> None:
@@ -131,7 +142,7 @@ class Reader:
 
     async def discard(self) -> None:
         client, self.client = self.client, None
-        self._came = Merge()
+        self._came = Merge({})
         if client is not None:
             await stop_reader(client)
 

@@ -2,8 +2,8 @@
 one hot problem with thousands of members beside the others.
 
 Full ingest is three quarters of what all services together kept up with in a closed loop just before, the complaints
-watched among them: at more than they carry, the time would be that of a growing backlog. The others are spread over every problem
-that the load generator knows; the problems watched are not among those.
+watched among them: at more than they carry, the time would be that of a growing backlog. The others are spread over
+every problem that the load generator knows; the problems watched are not among those.
 """
 
 import asyncio

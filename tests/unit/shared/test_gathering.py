@@ -91,6 +91,8 @@ def reader_of(client: Client, monkeypatch: pytest.MonkeyPatch, *, rest_seconds: 
     consumer._reader.client = client
     consumer._positions = {HERE: Position(7, "log", None), THERE: Position(40, "log", None)}
     consumer._reading = {HERE, THERE}
+    consumer._reader.seek(consumer._offsets())
+    client.sought.clear()
     consumer._rest_until = time.monotonic() + rest_seconds
     return consumer
 
@@ -166,14 +168,19 @@ async def test_nobody_waits_for_the_commands_of_a_branch(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     "error", [OffsetOutOfRangeError({THERE: 40}), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "name"), KafkaError()]
 )
-async def test_what_was_gathered_before_a_failure_is_read_again(
+async def test_what_came_before_a_failure_is_given_and_the_failure_comes_again(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client stands behind it already: without a step back the next batch would begin after the hole."""
-    client = Client([{HERE: [raw(HERE, 7)]}, error])
+    """The client may have moved past records that it gave to nobody: without a step back there would be a hole."""
+    client = Client([{HERE: [raw(HERE, 7)]}, error, error])
+    consumer = reader_of(client, monkeypatch, rest_seconds=0.05)
+    assert [record.offset for record in await consumer._gathered()] == [7]
+    assert client.sought == {HERE: 8, THERE: 40}
+    consumer._positions[HERE] = Position(8, "log", None)
+    client.sought.clear()
     with pytest.raises(type(error)):
-        await reader_of(client, monkeypatch, rest_seconds=5)._gathered()
-    assert client.sought == {HERE: 7, THERE: 40}
+        await consumer._gathered()
+    assert client.sought == {HERE: 8, THERE: 40}
 
 
 async def test_a_first_read_that_fails_is_repeated_too(monkeypatch: pytest.MonkeyPatch) -> None:
