@@ -230,7 +230,8 @@ async def test_a_disk_that_is_full(stack: RunningStack, prometheus: Prometheus) 
 
 async def test_a_calendar_that_ends(stack: RunningStack, prometheus: Prometheus) -> None:
     async with database(stack, "sla") as connection:
-        through = await connection.fetchval("SELECT max(day) - current_date FROM calendar_days")
+        today = "(now() AT TIME ZONE 'Asia/Shanghai')::date"
+        through = await connection.fetchval(f"SELECT max(day) - {today} FROM calendar_days")
     gauges = metrics_of(stack, "sla")
     if through < 60:
         await prometheus.shows("CalendarMissing", "sla")
