@@ -17,6 +17,11 @@ def new_id() -> UUID:
 
 
 def read_id(given: str | bytes) -> UUID:
-    """From its text or its 16 bytes. Raises `ValueError`."""
-    found: UUID = FastUUID(given)
+    """From its 16 bytes, or its text in any of the forms that the standard library knows. Raises `ValueError`."""
+    try:
+        found: UUID = FastUUID(given)
+    except ValueError:
+        if isinstance(given, bytes):
+            raise
+        found = FastUUID(UUID(given).bytes)
     return found

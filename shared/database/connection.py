@@ -213,4 +213,4 @@ def _jsonb_in(stored: bytes) -> Any:
 
 
 def _jsonb_out(value: Any) -> bytes:
-    return _JSONB_FORMAT + (value.encode() if isinstance(value, Json) else orjson.dumps(value))
+    return _JSONB_FORMAT + (value.encode() if isinstance(value, Json) else orjson.dumps(value, default=str))

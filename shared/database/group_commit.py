@@ -31,8 +31,8 @@ class GroupCommit(Generic[Item, Answer]):
     """Runs `work(items)`, which stores them in one transaction, for many callers.
 
     `work` gives one result an item, in order; an exception as a result is raised to that caller alone. When `work`
-    itself fails, it stored nothing: it is run again when another process stored one of the items meanwhile, and for
-    each item alone when it fails for another reason than a database that is away.
+    itself fails, it stored none of them: it is run again when another process stored one of the items meanwhile,
+    and for each item alone when it fails for another reason than a database that is away.
 
     Two batches may be in flight, so that one is worked out while PostgreSQL stores the other. They never share anything
     that `touches(item)` names: who comes later and touches the same waits until it is stored.

@@ -338,7 +338,8 @@ class Consumer(Generic[State]):
         for partition, end in ends.items():
             if end <= self._positions[partition].next_offset:
                 continue
-            consumer.seek(partition, self._positions[partition].next_offset)
+            # This one alone: the client fetches nothing while records of another lie there.
+            await self._reader.assign({partition}, {partition: self._positions[partition].next_offset})
             for _ in range(MAX_RECORDS):
                 try:
                     careful = consumer.getmany(partition, timeout_ms=CAREFUL_FETCH_MS, max_records=1)
@@ -349,10 +350,11 @@ class Consumer(Generic[State]):
                     await self._bury(unreadable, Poison("the name of a header is not UTF-8; the record cannot be read"))
                     consumer.seek(partition, offset + 1)
                     continue
-                if not fetched:
+                if fetched:
+                    await self._store([Record.read(raw) for raw in fetched[partition]])
+                if not fetched or self._positions[partition].next_offset >= end:
                     break
-                await self._store([Record.read(raw) for raw in fetched[partition]])
-        self._reader.seek(self._offsets())
+        await self._reader.assign(self._reading, self._offsets())
 
     # ---- figures -------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Collection, Mapping
 
@@ -98,7 +97,9 @@ class Reader:
         if old:
             await asyncio.sleep(rest)
         wait_ms, until = 0 if self._came else first_wait_ms, time.monotonic() + MORE_SECONDS
-        while True:
+        due, more = await self._due(client)
+        while due < most:
+            # Nothing is fetched while there is enough: what is held must not grow with the backlog.
             try:
                 fetched = await client.getmany(timeout_ms=wait_ms, max_records=MOST_AT_ONCE)
             except Exception:
@@ -109,36 +110,29 @@ class Reader:
                 # What came before is given first; the trouble comes again.
                 return self._came.take(most)
             self._came.add(Record.read(raw) for raws in fetched.values() for raw in raws)
-            if not self._came:
-                self._keep_together(client, math.inf)
-                return []
-            behind = await self._behind(client)
-            horizon = self._came.horizon(behind)
-            self._keep_together(client, horizon)
-            due = self._came.due(horizon)
-            if due >= most or not (behind or old) or time.monotonic() >= until:
-                if records := self._came.take(min(due, most)):
-                    return records
+            due, more = await self._due(client)
+            if not self._came or (due and (not (more or old) or time.monotonic() >= until)):
+                break
             wait_ms, old = MORE_MS, False
+        return self._came.take(min(due, most))
 
     def _seek(self, client: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
-        self._keep_together(client, math.inf)
+        client.resume(*client.paused())
         for partition, offset in offsets.items():
             client.seek(partition, offset)
 
-    async def _behind(self, client: AIOKafkaConsumer) -> list[TopicPartition]:
-        """The partitions of which the broker has told of more than it has given."""
+    async def _due(self, client: AIOKafkaConsumer) -> tuple[int, bool]:
+        """How many of those that came can be given out, and whether more is known to be there. Those that are ahead of
+        the others are not fetched meanwhile."""
         known = {partition: client.highwater(partition) for partition in client.assignment()}
         perhaps = [each for each, end in known.items() if end is not None and self._came.next.get(each, 0) < end]
-        return [each for each in perhaps if await client.position(each) < known[each]]
-
-    def _keep_together(self, client: AIOKafkaConsumer, horizon: float) -> None:
-        """Fetch nothing more of the partitions that are ahead, until the others have come as far."""
-        ahead, paused = self._came.beyond(horizon), client.paused()
-        if ahead - paused:
-            client.pause(*(ahead - paused))
-        if paused - ahead:
-            client.resume(*(paused - ahead))
+        behind = [each for each in perhaps if await client.position(each) < known[each]]
+        due, paused = self._came.due(behind), client.paused()
+        if ahead := self._came.ahead - paused:
+            client.pause(*ahead)
+        if together := paused - self._came.ahead:
+            client.resume(*together)
+        return due, bool(behind)
 
     async def discard(self) -> None:
         client, self.client = self.client, None

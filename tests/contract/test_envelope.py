@@ -79,6 +79,15 @@ def test_what_is_written_is_read_again(envelope: Envelope) -> None:
     assert read_envelope(envelope.headers()) == envelope
 
 
+@pytest.mark.parametrize("form", ["{}", "{{{}}}", "urn:uuid:{}"])
+def test_every_form_of_a_uuid_is_read(form: str) -> None:
+    """A branch's library may write another one than ours."""
+    subject = UUID("0196f2a4-7c1e-7000-8000-0123456789ab")
+    for text in (str(subject), str(subject).upper(), subject.hex):
+        given = {**dict(valid()), "ce_subject": form.format(text).encode()}
+        assert read_envelope(given.items()).subject == subject
+
+
 def test_the_publisher_is_the_source_without_its_prefix() -> None:
     assert read_envelope(valid()).publisher == "dispatch"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from uuid import UUID
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -16,7 +17,7 @@ from shared.contracts.topics import INTAKE
 from shared.errors import Transient
 from shared.ids import new_id
 from shared.operations import figures
-from tests.support.messaging import NOW, OF_THESE, Bench, send
+from tests.support.messaging import NOW, OF_THESE, Bench, Running, send
 
 NESTED = b'["13800001234", %s%s]'
 UNREADABLE = "SELECT count(*) FROM dead_letters WHERE error LIKE '%not UTF-8%cannot be read'"
@@ -171,13 +172,8 @@ async def test_a_database_that_goes_away_while_a_record_is_stepped_over_does_not
             raise Transient("the connection is gone")
 
     async with bench.running(relay=False) as running:
-
-        async def unread() -> int | None:
-            lags = [each.lag for each in await figures.standings(bench.database, running.watch)]
-            return None if None in lags or not lags else sum(lag or 0 for lag in lags)
-
         # What earlier tests left in the log is dead before the database begins to go away.
-        await bench.eventually(unread, 0)
+        await bench.eventually(lambda: _unread(bench, running), 0)
         before = (await bench.query(UNREADABLE))[0][0]
         monkeypatch.setitem(failpoints._armed, "consumer.burial_written", goes_away_twice)
         await send_unreadable(producer)
@@ -187,6 +183,41 @@ async def test_a_database_that_goes_away_while_a_record_is_stepped_over_does_not
         places = "SELECT count(*) - count(DISTINCT (topic, partition, record_offset)) FROM dead_letters"
         assert (await bench.query(places))[0][0] == 0
     assert len(gone) == 2
+
+
+async def test_an_unreadable_record_does_not_stop_a_reader_with_traffic(
+    bench: Bench, producer: AIOKafkaProducer
+) -> None:
+    """What the client fetched of the other partitions meanwhile must not keep it from the one it steps through."""
+    tickets: list[UUID] = []
+
+    async def traffic() -> None:
+        while True:
+            fresh = [new_id() for _ in range(8)]
+            await asyncio.gather(*(send(producer, ticket, 1) for ticket in fresh))
+            tickets.extend(fresh)
+            await asyncio.sleep(0.1)
+
+    async with bench.running(relay=False) as running:
+        await bench.eventually(lambda: _unread(bench, running), 0)
+        before = (await bench.query(UNREADABLE))[0][0]
+        going_on = asyncio.create_task(traffic())
+        await bench.eventually(lambda: _some_applied(bench, tickets), True)
+        await send_unreadable(producer)
+        await bench.until(UNREADABLE, before + 1)
+        going_on.cancel()
+        await asyncio.gather(going_on, return_exceptions=True)
+        await bench.until(OF_THESE, len(tickets), ids=tickets)
+
+
+async def _unread(bench: Bench, running: Running) -> int | None:
+    """How many records wait; None while that is not known of all topics."""
+    lags = [each.lag for each in await figures.standings(bench.database, running.watch)]
+    return None if None in lags or not lags else sum(lag or 0 for lag in lags)
+
+
+async def _some_applied(bench: Bench, tickets: list[UUID]) -> bool:
+    return bool((await bench.query(OF_THESE, ids=tickets))[0][0])
 
 
 async def send_unreadable(producer: AIOKafkaProducer) -> None:

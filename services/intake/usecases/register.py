@@ -103,7 +103,7 @@ async def register_tickets(
     """Register a batch in one transaction: the answer of each, or the error of each.
 
     The same key or the same channel and external id again gets the first answer; with another body it is refused.
-    Raises `UniqueViolationError` when another process stored one of these meanwhile; then nothing is stored.
+    Raises `UniqueViolationError` when another process stored one of these meanwhile; then no ticket is stored.
     """
     results: list[Any] = [None] * len(registrations)
     repeats = _repeats(registrations)

@@ -157,12 +157,40 @@ async def test_one_that_is_behind_and_gives_nothing_is_waited_for_a_moment_only(
     assert client.held == set(), "nothing is held, so nobody has to wait"
 
 
-async def test_nobody_waits_for_the_commands_of_a_branch(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_once_waited_for_in_vain_all_that_is_held_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one batch after each wait: a leader that is away would slow all others down."""
+    monkeypatch.setattr(merge, "HOLD_SECONDS", 0.2)
+    monkeypatch.setattr(module, "MAX_RECORDS", 2)
+    ahead = {THERE: [raw(THERE, 40 + number, 500) for number in range(9)]}
+    client = Client([{HERE: [raw(HERE, 7, 100)]}, ahead], {HERE: 10, THERE: 49})
+    consumer = reader_of(client, monkeypatch, rest_seconds=-1)
+    assert len(await consumer._gathered()) == 1
+    began = time.monotonic()
+    assert [len(await consumer._gathered()) for _ in range(5)] == [2, 2, 2, 2, 1]
+    assert 0.2 <= time.monotonic() - began < 0.4
+
+
+async def test_what_is_held_does_not_grow_with_the_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fetch may bring more than a batch holds."""
+    monkeypatch.setattr(module, "MAX_RECORDS", 5)
+    fetches = [{HERE: [raw(HERE, 7 + 9 * number + each, number) for each in range(9)]} for number in range(40)]
+    client = Client(fetches, {HERE: 7 + 9 * 40})
+    consumer = reader_of(client, monkeypatch, rest_seconds=-1)
+    given = 0
+    for _ in range(60):
+        given += len(await consumer._gathered())
+        assert len(consumer._reader._came) < 5 + 9
+    assert given == 300
+
+
+async def test_the_commands_of_a_branch_wait_for_nobody_and_nobody_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may stamp them with any time."""
     command = TopicPartition(BRANCH_REPLIES, 0)
-    client = Client([{command: [raw(command, 1, 0)], HERE: [raw(HERE, 7, 500)]}], {command: 9, HERE: 8})
-    monkeypatch.setattr(client, "assignment", lambda: {command, HERE})
+    fetched = {command: [raw(command, 1, 4_000_000), raw(command, 2, 0)], HERE: [raw(HERE, 7, 500)]}
+    client = Client([fetched], {command: 9, HERE: 8, THERE: 50})
+    monkeypatch.setattr(client, "assignment", lambda: {command, HERE, THERE})
     records = await reader_of(client, monkeypatch, rest_seconds=-1)._gathered()
-    assert len(records) == 2
+    assert [(record.topic, record.offset) for record in records] == [(BRANCH_REPLIES, 1), (BRANCH_REPLIES, 2)]
 
 
 @pytest.mark.parametrize(
