@@ -2,15 +2,15 @@
 
 Between topics Kafka knows no order. A reader that is behind gets a ticket's order before its registration, and each
 such event is parked: at full speed every event of review and dispatch was, in sla, which cost it 0.4 ms a ticket. So
-what came is held until the partitions that are behind have come as far, or have given nothing for a moment. It is a
-matter of speed alone: senders' clocks differ and a partition may stand still, and then the versions park what came too
-early.
+what came is held until the partitions that are behind have come as far. One that gives nothing for a moment (its leader
+may be away) is not waited for again until it gives something. It is a matter of speed alone: senders' clocks differ and
+a partition may stand still, and then the versions park what came too early.
 """
 
 import math
 import time
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from aiokafka import TopicPartition
 
@@ -23,7 +23,7 @@ HOLD_SECONDS = 0.5
 
 class Merge:
     """What came and was not given out yet. `next`: the offset up to which everything of a partition came; `ahead`: the
-    partitions that came further than those which are behind."""
+    partitions that came further than those which are behind; `silent`: those that were waited for in vain."""
 
     def __init__(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Nothing came yet; it will come from these offsets on."""
@@ -32,7 +32,7 @@ class Merge:
         self._held: list[tuple[int, Record]] = []
         self._latest: dict[TopicPartition, int] = {}
         self._waiting_since: float | None = None
-        self._patient = True
+        self.silent: set[TopicPartition] = set()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -46,22 +46,31 @@ class Merge:
             moment = self._latest[partition] = max(sent, self._latest.get(partition, 0))
             self.next[partition] = record.offset + 1
             self._held.append((moment, record))
+            if self.silent:
+                self.silent.discard(partition)
         self._held.sort(key=_moment)
 
-    def due(self, behind: Iterable[TopicPartition]) -> int:
+    def due(self, behind: Collection[TopicPartition]) -> int:
         """How many can be given out, when of these partitions more is known to be there: all that was sent before what
-        they gave last. Once they were waited for in vain, all that is held."""
-        known = [self._latest.get(each, 0) for each in behind if each.topic != BRANCH_REPLIES]
-        horizon = min(known, default=math.inf)
-        self.ahead = {partition for partition, moment in self._latest.items() if self._held and moment > horizon}
-        self._patient = self._patient or not self._held
-        due = bisect_right(self._held, horizon, key=_moment) if self._patient else len(self._held)
+        they gave last. Those that were waited for in vain count no more."""
+        awaited = {
+            each: self._latest.get(each, 0)
+            for each in behind
+            if each.topic != BRANCH_REPLIES and each not in self.silent
+        }
+        horizon = min(awaited.values(), default=math.inf)
+        due = bisect_right(self._held, horizon, key=_moment)
         if due or not self._held:
             self._waiting_since = None
-            return due
-        self._waiting_since = self._waiting_since or time.monotonic()
-        self._patient = time.monotonic() - self._waiting_since < HOLD_SECONDS
-        return 0 if self._patient else len(self._held)
+        elif self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+        elif time.monotonic() - self._waiting_since >= HOLD_SECONDS:
+            self._waiting_since = None
+            earliest = _moment(self._held[0])
+            self.silent |= {each for each, moment in awaited.items() if moment < earliest}
+            return self.due(behind)
+        self.ahead = {partition for partition, moment in self._latest.items() if self._held and moment > horizon}
+        return due
 
     def take(self, count: int) -> list[Record]:
         """The earliest of what came."""

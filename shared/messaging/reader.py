@@ -122,7 +122,7 @@ class Reader:
             client.seek(partition, offset)
 
     async def _due(self, client: AIOKafkaConsumer) -> tuple[int, bool]:
-        """How many of those that came can be given out, and whether more is known to be there. Those that are ahead of
+        """How many of those that came can be given out, and whether more is worth waiting for. Those that are ahead of
         the others are not fetched meanwhile."""
         known = {partition: client.highwater(partition) for partition in client.assignment()}
         perhaps = [each for each, end in known.items() if end is not None and self._came.next.get(each, 0) < end]
@@ -132,7 +132,7 @@ class Reader:
             client.pause(*ahead)
         if together := paused - self._came.ahead:
             client.resume(*together)
-        return due, bool(behind)
+        return due, not self._came.silent.issuperset(behind)
 
     async def discard(self) -> None:
         client, self.client = self.client, None

@@ -38,6 +38,15 @@ async def test_nobody_gets_a_connection_that_broke_in_use(database: Database) ->
     assert await backend(database) != before
 
 
+@pytest.mark.parametrize("arguments", [(), (1, 2), ("one",)], ids=["too few", "too many", "of another type"])
+async def test_a_statement_with_wrong_arguments_is_not_tried_for_ever(
+    database: Database, arguments: tuple[Any, ...]
+) -> None:
+    """It is a fault of ours: a consumer must bury the record, not wait for a database that is not away."""
+    with pytest.raises((asyncpg.InterfaceError, asyncpg.DataError)):
+        await database.read(lambda connection: connection.fetch("SELECT $1::int", *arguments))
+
+
 async def test_a_transaction_that_failed_leaves_its_connection_clean(database: Database) -> None:
     before = await backend(database)
 

@@ -170,6 +170,26 @@ async def test_once_waited_for_in_vain_all_that_is_held_is_given(monkeypatch: py
     assert 0.2 <= time.monotonic() - began < 0.4
 
 
+async def test_a_silent_partition_is_waited_for_again_once_it_gives_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader that is away would hold up each fetch of all others."""
+    monkeypatch.setattr(merge, "HOLD_SECONDS", 0.1)
+    ends = {HERE: 99, THERE: 99}
+    fetches: list[Any] = [{HERE: [raw(HERE, 7, 100)]}, {THERE: [raw(THERE, 40, 500)]}]
+    client = Client(fetches, ends)
+    consumer = reader_of(client, monkeypatch, rest_seconds=-1)
+    assert [len(await consumer._gathered()) for _ in range(2)] == [1, 1], "the second in vain"
+    for number in range(41, 46):
+        ends[THERE] = number + 1
+        client.gives = [{THERE: [raw(THERE, number, 500 + number)]}]
+        began = time.monotonic()
+        assert len(await consumer._gathered()) == 1
+        assert time.monotonic() - began < 0.05
+    ends[THERE] = 99
+    client.gives = [{HERE: [raw(HERE, 8, 900)]}, {THERE: [raw(THERE, 46, 990)]}, {HERE: [raw(HERE, 9, 950)]}]
+    records = await consumer._gathered() + await consumer._gathered()
+    assert [record.timestamp_ms for record in records] == [900, 950, 990], "990 came before 950"
+
+
 async def test_what_is_held_does_not_grow_with_the_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fetch may bring more than a batch holds."""
     monkeypatch.setattr(module, "MAX_RECORDS", 5)
