@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -10,16 +11,18 @@ from starlette.responses import Response
 from services.dispatch import repository, schemas, usecases
 from services.dispatch.domain.order import OrderStatus, WorkOrder
 from services.dispatch.schemas import CallbackQueue, OrderPage, OrderView, order_view
-from services.dispatch.usecases import Desk, may_see
-from shared.database.engine import Database, Transaction
+from services.dispatch.usecases import Act, Desk, may_see
+from shared.database.engine import Database
+from shared.database.group_commit import GroupCommit
 from shared.errors import NotFound
 from shared.http.auth import DoorFirst, Principal, allow
 from shared.http.fields import RequestModel
-from shared.http.idempotency import IdempotencyKey, answer_once
+from shared.http.idempotency import IdempotencyKey, request_hash
 from shared.http.keys import Role
 from shared.http.paging import Cursor, Limit, cursor_out, read_cursor
 from shared.http.problems import Problem
 from shared.http.references import TicketReference, ticket_reference
+from shared.telemetry.tracing import current_traceparent
 
 HANDLERS = (Role.branch, Role.supervisor)
 CALLERS = (Role.callback, Role.supervisor)
@@ -48,6 +51,7 @@ VERBS: tuple[tuple[str, type[RequestModel], tuple[Role, ...], Verb, str], ...] =
 
 
 def routes(desk: Desk, database: Database) -> APIRouter:
+    acts = GroupCommit[Act, bytes](partial(usecases.carry_out, desk, database), Act.touches)
     router = APIRouter(route_class=DoorFirst, prefix="/v1", tags=["orders"])
 
     async def act(
@@ -57,10 +61,10 @@ def routes(desk: Desk, database: Database) -> APIRouter:
         reference: str,
         verb: Callable[[WorkOrder, str, datetime], None],
     ) -> Response:
-        async def work(transaction: Transaction) -> OrderView:
-            return order_view(await usecases.act(desk, transaction, principal, reference, verb))
-
-        return await answer_once(database, http, principal, key, work)
+        asked = request_hash(http.url.path.encode(), await http.body())
+        known = ticket_reference(reference)
+        answer = await acts.submit(Act(principal, known, verb, key, asked, current_traceparent()))
+        return Response(answer, media_type="application/json")
 
     @router.get("/orders", summary="Work orders, newest first; a branch sees its own", response_model=OrderPage)
     async def orders(
@@ -84,10 +88,10 @@ def routes(desk: Desk, database: Database) -> APIRouter:
 
     @router.get("/orders/{reference}", summary="One work order", response_model=OrderView, responses=NOT_FOUND)
     async def order(reference: TicketReference, principal: Reader) -> OrderView:
-        row = await database.read(lambda connection: repository.find(connection, ticket_reference(reference)))
-        if row is None or not may_see(principal, row):
+        found = await database.read(lambda connection: repository.find(connection, ticket_reference(reference)))
+        if found is None or not may_see(principal, found):
             raise NotFound("order_not_found", "no order of this number")
-        return order_view(row)
+        return order_view(found)
 
     @router.post("/orders/{reference}/accept", summary="Sign for it", response_model=OrderView, responses=CONFLICT)
     async def accept(

@@ -64,14 +64,27 @@ async def lock_many(connection: Connection, ticket_ids: Iterable[UUID]) -> dict[
     return {row.ticket_id: to_order(row) for row in rows}
 
 
-async def find(connection: Connection, reference: UUID | str) -> OrderRow | None:
+_LOCK_REFERENCED = (
+    select(work_orders)
+    .where(text("ticket_id = ANY(:ids) OR ticket_no = ANY(:numbers)"))
+    .order_by(work_orders.c.ticket_id)
+    .with_for_update()
+)
+
+
+async def lock_referenced(connection: Connection, references: Iterable[UUID | str]) -> dict[UUID | str, WorkOrder]:
+    """In id order; each by its id and by its number."""
+    given = list(references)
+    ids = [each for each in given if isinstance(each, UUID)]
+    numbers = [each for each in given if not isinstance(each, UUID)]
+    rows = await connection.execute(_LOCK_REFERENCED, {"ids": ids, "numbers": numbers})
+    return {reference: order for order in map(to_order, rows) for reference in (order.ticket_id, order.ticket_no)}
+
+
+async def find(connection: Connection, reference: UUID | str) -> WorkOrder | None:
     column = work_orders.c.ticket_id if isinstance(reference, UUID) else work_orders.c.ticket_no
-    return (await connection.execute(select(work_orders).where(column == reference))).first()
-
-
-async def lock(connection: Connection, ticket_id: UUID) -> OrderRow:
-    query = select(work_orders).where(work_orders.c.ticket_id == ticket_id).with_for_update()
-    return (await connection.execute(query)).one()
+    row = (await connection.execute(select(work_orders).where(column == reference))).first()
+    return None if row is None else to_order(row)
 
 
 _WRITTEN: arrays.Columns = {
@@ -161,7 +174,7 @@ async def erase_notes(connection: Connection, ticket_ids: Sequence[UUID]) -> Non
     )
 
 
-async def page(connection: Connection, filters: Mapping[str, Any], before: UUID | None, limit: int) -> list[OrderRow]:
+async def page(connection: Connection, filters: Mapping[str, Any], before: UUID | None, limit: int) -> list[WorkOrder]:
     """Newest first, below the cursor."""
     conditions = [work_orders.c[name] == value for name, value in filters.items()]
     if "status" in filters:
@@ -175,10 +188,10 @@ async def page(connection: Connection, filters: Mapping[str, Any], before: UUID 
         .order_by(work_orders.c.ticket_id.desc())
         .limit(limit)
     )
-    return list((await connection.execute(query)).all())
+    return [to_order(row) for row in await connection.execute(query)]
 
 
-async def waiting_for_callback(connection: Connection, limit: int) -> tuple[list[OrderRow], int]:
+async def waiting_for_callback(connection: Connection, limit: int) -> tuple[list[WorkOrder], int]:
     """The most escalated and urgent first, and how many wait in all."""
     # Written out: with a parameter a plan for any status reads the whole table (1.1 s of a million orders).
     waiting = work_orders.c.status == literal_column("'replied'")
@@ -189,7 +202,7 @@ async def waiting_for_callback(connection: Connection, limit: int) -> tuple[list
         .limit(limit)
     )
     count = await connection.execute(select(func.count()).select_from(work_orders).where(waiting))
-    return list(rows.all()), count.scalar_one()
+    return [to_order(row) for row in rows], count.scalar_one()
 
 
 _UNMARK_OPEN = text(

@@ -1,12 +1,12 @@
 """Requests and answers of dispatch's API."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from services.dispatch.domain.order import OrderStatus
+from services.dispatch.domain.order import OrderStatus, WorkOrder
 from shared.contracts.dispatch import Label, Reply, Satisfaction
 from shared.contracts.ticket import TicketSnapshot
 from shared.http.fields import Code, Moment, Note, RequestModel, ShortText
@@ -99,7 +99,5 @@ class CallbackQueue(BaseModel):
     waiting: int
 
 
-def order_view(row: Any) -> OrderView:
-    return OrderView.model_validate(
-        {name: getattr(row, name) for name in OrderView.model_fields if name != "ticket"} | {"ticket": row.snapshot}
-    )
+def order_view(order: WorkOrder) -> OrderView:
+    return OrderView.model_validate(order, from_attributes=True)

@@ -3,24 +3,36 @@
 Each verb is one function on a locked `WorkOrder`; the HTTP routes and the commands on Kafka call the same ones.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
+from uuid import UUID
 
 from services.dispatch import repository
 from services.dispatch.domain import verbs
 from services.dispatch.domain.order import RULES, OrderStatus, Paperwork, WorkOrder
-from services.dispatch.schemas import CallbackResult, Close, Progress, Raise, Reopen, ReplyIn, Return, Transfer, Urge
+from services.dispatch.schemas import (
+    CallbackResult,
+    Close,
+    Progress,
+    Raise,
+    Reopen,
+    ReplyIn,
+    Return,
+    Transfer,
+    Urge,
+    order_view,
+)
 from shared.calendar import WorkingCalendar
 from shared.clock import Clock
 from shared.contracts.dispatch import Reply
 from shared.contracts.ticket import Basis, TicketSnapshot
-from shared.database.engine import Transaction
-from shared.errors import Conflict, Invalid, NotFound
+from shared.database.engine import Database
+from shared.errors import Conflict, DomainError, Invalid, NotFound
 from shared.http.auth import Principal
+from shared.http.idempotency import keep_answers, kept_answers, reused
 from shared.http.keys import Role
-from shared.http.references import ticket_reference
 from shared.policy import (
     Pack,
     Route,
@@ -33,7 +45,9 @@ from shared.policy import (
     route,
 )
 from shared.privacy import mask
+from shared.telemetry.tracing import begin_trace
 
+OK = 200
 RAISED = "raised"
 SENT_OUT = "sent_to_other_province"
 CHOSEN_BY_PERSON = "SDM-R0"
@@ -197,33 +211,84 @@ def _send_again(desk: Desk, order: WorkOrder, actor: str, now: datetime, reason:
 # ---- the same, over HTTP -------------------------------------------------------------------------------------------
 
 
-async def act(
-    desk: Desk,
-    transaction: Transaction,
-    principal: Principal,
-    reference: str,
-    verb: Callable[[WorkOrder, str, datetime], None],
-) -> Any:
-    """Lock the order, do the verb, store and publish. A branch reaches its own orders only."""
-    found = await repository.find(transaction.connection, ticket_reference(reference))
+class Act(NamedTuple):
+    """What somebody asks to be done with an order, on its way into a batch."""
+
+    principal: Principal
+    reference: UUID | str
+    verb: Callable[[WorkOrder, str, datetime], None]
+    idempotency_key: str | None
+    request_hash: bytes
+    traceparent: str | None
+
+    @property
+    def key(self) -> tuple[str, str] | None:
+        """Its client and `Idempotency-Key`, if it has one."""
+        return None if self.idempotency_key is None else (self.principal.client, self.idempotency_key)
+
+    def touches(self) -> list[Hashable]:
+        """What no other batch may be about while this act is being stored."""
+        return [self.reference] if self.key is None else [self.reference, self.key]
+
+
+async def carry_out(desk: Desk, database: Database, acts: Sequence[Act]) -> list[bytes | Exception]:
+    """Do all of them in one transaction, in order: the order as it then stands (`OrderView` as JSON) or the refusal of
+    each. The same key again gets the first answer; with another request it is refused.
+
+    By itself an act cost ten round trips. Raises `UniqueViolationError` when another process stored one of the keys
+    meanwhile; then nothing is stored.
+    """
+    results: list[bytes | Exception] = []
+    async with database.transaction() as transaction:
+        connection = transaction.connection
+        keys = {act.key for act in acts if act.key is not None}
+        answers = await kept_answers(connection, keys) if keys else {}
+        orders = await repository.lock_referenced(connection, {act.reference for act in acts})
+        changed: dict[UUID, WorkOrder] = {}
+        fresh: list[tuple[str, str, bytes, bytes]] = []
+        now = desk.clock.now()
+        for act in acts:
+            if act.key is not None and act.key in answers:
+                first_hash, first = answers[act.key]
+                results.append(first if first_hash == act.request_hash else reused())
+                continue
+            try:
+                order = _done(orders.get(act.reference), act, now)
+            except DomainError as error:
+                results.append(error)
+                continue
+            begin_trace(act.traceparent)
+            transaction.publish_pending(order)
+            orders[order.ticket_id] = orders[order.ticket_no] = changed[order.ticket_id] = order
+            answer = order_view(order).model_dump_json().encode()
+            results.append(answer)
+            if act.key is not None:
+                answers[act.key] = act.request_hash, answer
+                fresh.append((*act.key, act.request_hash, answer))
+        if changed:
+            await repository.save(connection, [changed[ticket_id] for ticket_id in sorted(changed)], now)
+        if fresh:
+            await keep_answers(connection, fresh, OK)
+    return results
+
+
+def _done(found: WorkOrder | None, act: Act, now: datetime) -> WorkOrder:
+    """The order with the verb carried out; `found` stays as it was, for a verb may be refused half-way. A branch
+    reaches its own orders only."""
+    principal = act.principal
     if found is None or not may_see(principal, found):
         raise NotFound("order_not_found", "no order of this number")
-    order = repository.to_order(await repository.lock(transaction.connection, found.ticket_id))
-    if principal.role is Role.branch and order.branch != principal.scope:
-        raise NotFound("order_not_found", "no order of this number")
-    if principal.role is Role.branch and order.status is OrderStatus.raised:
+    if principal.role is Role.branch and found.status is OrderStatus.raised:
         raise Conflict("order_raised", "the order was raised; the province answers it")
-    now = desk.clock.now()
-    verb(order, principal.actor, now)
-    transaction.publish_pending(order)
-    await repository.save(transaction.connection, [order], now)
-    return await repository.lock(transaction.connection, order.ticket_id)
+    order = replace(found, pending=[], callbacks=list(found.callbacks))
+    act.verb(order, principal.actor, now)
+    return order
 
 
-def may_see(principal: Principal, row: Any) -> bool:
+def may_see(principal: Principal, order: WorkOrder) -> bool:
     """A branch sees its own orders, a front line with a channel scope those of its channel, the others all."""
     if principal.role is Role.branch:
-        return bool(row.branch == principal.scope)
+        return order.branch == principal.scope
     if principal.role is Role.front_line and principal.scope is not None:
-        return row.snapshot is not None and row.snapshot["channel"] == principal.scope
+        return order.ticket is not None and order.ticket.channel == principal.scope
     return True

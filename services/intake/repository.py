@@ -68,38 +68,9 @@ async def opening(
 ) -> Opening:
     """As many fresh running numbers as asked for, and what else a batch of registrations must know first."""
     ((now, numbers, open_tickets, *known),) = await connection.fetch(
-        _OPENING, count, list(customer_keys), _ENDED, *_apart(keys), *_apart(externals)
+        _OPENING, count, list(customer_keys), _ENDED, *arrays.apart(keys), *arrays.apart(externals)
     )
     return Opening(now, numbers, open_tickets or (), *known)
-
-
-def _apart(pairs: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
-    """The first ones, each once, and the second ones."""
-    return list({first for first, _ in pairs}), [second for _, second in pairs]
-
-
-_KEPT = "SELECT client, key, request_hash, answer FROM idempotency_keys WHERE client = ANY($1) AND key = ANY($2)"
-
-
-async def kept_answers(
-    connection: Connection, keys: Collection[tuple[str, str]]
-) -> dict[tuple[str, str], tuple[bytes, bytes]]:
-    """(client, key) → request hash and answer, of those keys that were seen before."""
-    rows = await connection.fetch(_KEPT, *_apart(keys))
-    kept = {(client, key): (request_hash, answer) for client, key, request_hash, answer in rows}
-    return {pair: kept[pair] for pair in keys if pair in kept}
-
-
-_KEEP = """
-INSERT INTO idempotency_keys (client, key, request_hash, status, answer)
-SELECT client, key, hash, $5, answer
-FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[]) AS given(client, key, hash, answer)
-"""
-
-
-async def keep_answers(connection: Connection, rows: Collection[tuple[str, str, bytes, bytes]], status: int) -> None:
-    """Client, key, request hash and answer of each. Raises `UniqueViolationError`, and then keeps none of them."""
-    await connection.run(_KEEP, *arrays.by_column(sorted(rows)), status)
 
 
 _BY_EXTERNAL_IDS = """
@@ -112,7 +83,7 @@ async def by_external_ids(
     connection: Connection, pairs: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], asyncpg.Record]:
     """(channel, external id) → number, id and request hash of its ticket."""
-    rows = await connection.fetch(_BY_EXTERNAL_IDS, *_apart(pairs))
+    rows = await connection.fetch(_BY_EXTERNAL_IDS, *arrays.apart(pairs))
     found = {(row["channel"], row["external_id"]): row for row in rows}
     return {pair: found[pair] for pair in pairs if pair in found}
 

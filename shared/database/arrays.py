@@ -50,3 +50,8 @@ def _value(name: str, kind: str) -> str:
 def _change(name: str, kind: str, sparse: Collection[str]) -> str:
     value = _value(name, kind)
     return f"coalesce({value}, old.{name})" if name in sparse else value
+
+
+def apart(pairs: Iterable[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    """The first ones, each once, and the second ones."""
+    return list({first for first, _ in pairs}), [second for _, second in pairs]

@@ -5,7 +5,7 @@ Two requests at once: the second waits on the first's row and then gets its answ
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Annotated
 
 from fastapi import Header, Request
@@ -13,6 +13,8 @@ from pydantic import BaseModel
 from sqlalchemy import text
 from starlette.responses import Response
 
+from shared.database import arrays
+from shared.database.connection import Connection
 from shared.database.engine import Database, Transaction
 from shared.errors import Invalid
 from shared.failpoints import reach
@@ -83,3 +85,28 @@ async def answer_once(
         return answer
 
     return Response(await database.write(run), media_type="application/json")
+
+
+# ---- many at once --------------------------------------------------------------------------------------------------
+
+_KEPT = "SELECT client, key, request_hash, answer FROM idempotency_keys WHERE client = ANY($1) AND key = ANY($2)"
+# Keys in one order, so that two processes with the same ones never wait for each other in a circle.
+_KEEP = """
+INSERT INTO idempotency_keys (client, key, request_hash, status, answer)
+SELECT client, key, hash, $5, answer
+FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[]) AS given(client, key, hash, answer)
+"""
+
+
+async def kept_answers(
+    connection: Connection, keys: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], tuple[bytes, bytes]]:
+    """(client, key) → request hash and answer, of those keys that were seen before."""
+    rows = await connection.fetch(_KEPT, *arrays.apart(keys))
+    kept = {(client, key): (request_hash, answer) for client, key, request_hash, answer in rows}
+    return {pair: kept[pair] for pair in keys if pair in kept}
+
+
+async def keep_answers(connection: Connection, rows: Collection[tuple[str, str, bytes, bytes]], status: int) -> None:
+    """Client, key, request hash and answer of each. Raises `UniqueViolationError`, and then keeps none of them."""
+    await connection.run(_KEEP, *arrays.by_column(sorted(rows)), status)

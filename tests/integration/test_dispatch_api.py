@@ -4,46 +4,24 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
 
 import httpx
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from services.dispatch import usecases as dispatch_usecases
-from services.dispatch.app import build as build_dispatch
-from services.dispatch.consumers import DispatchProjection
-from services.dispatch.settings import Settings as DispatchSettings
 from shared import failpoints
-from shared.calendar import WorkingCalendar, package_days
-from shared.contracts.review import ReviewApproved
 from shared.errors import Transient
 from shared.ids import new_id
 from shared.messaging import outbox
-from tests.support.apps import running_app
 from tests.support.parts import Databases
-from tests.support.sites import BASIS, NOBODYS, Site, event, pointers, refusal, ticket_number
-from tests.support.snapshots import PACK, snapshot
+from tests.support.sites import NOBODYS, Site, dispatch_site, order, pointers, refusal
 
 
 @pytest_asyncio.fixture(scope="module")
 async def dispatch(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    url = await databases.fresh("dispatch")
-    days = {day: worked for day, worked, _ in package_days(2025, 2026)}
-    calendar = WorkingCalendar(days, PACK.working_hours, PACK.tz, max(days))
-    async with running_app(build_dispatch, DispatchSettings, url, tmp_path_factory.mktemp("dispatch")) as app:
-        desk = dispatch_usecases.Desk(PACK, calendar, app.service.clock, "http://intake", "http://dispatch")
-        yield Site(app, DispatchProjection(desk), "work_orders")
-
-
-async def order(site: Site, **changes: Any) -> tuple[str, UUID]:
-    """An approved ticket that the rules sent to Jinan."""
-    number, ticket_id = ticket_number(), new_id()
-    ticket = snapshot(ticket_no=number, **changes)
-    data = ReviewApproved(ticket=ticket, round=1, automatic=True, basis=BASIS, actor="rules")
-    await site.apply(event(data, ticket_id, "review"))
-    return number, ticket_id
+    async with dispatch_site(await databases.fresh("dispatch"), tmp_path_factory.mktemp("dispatch")) as site:
+        yield site
 
 
 def reply_body(satisfaction: str = "not_called") -> dict[str, Any]:

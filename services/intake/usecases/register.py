@@ -22,7 +22,7 @@ from shared.database.connection import Connection
 from shared.database.engine import Database
 from shared.errors import Invalid
 from shared.http.auth import Principal
-from shared.http.idempotency import request_hash, reused
+from shared.http.idempotency import keep_answers, kept_answers, request_hash, reused
 from shared.ids import new_id
 from shared.policy import assess, known
 from shared.privacy import mask
@@ -216,7 +216,7 @@ async def _find_known_externals(
 async def _find_known_keys(connection: Connection, drafts: dict[int, _Draft], results: list[Any]) -> None:
     """A key seen before: its first answer for the same request, a refusal for another."""
     keyed = {key: index for index, draft in drafts.items() if (key := _key(draft.registration)) is not None}
-    for key, (first_hash, answer) in (await repository.kept_answers(connection, keyed)).items():
+    for key, (first_hash, answer) in (await kept_answers(connection, keyed)).items():
         same = first_hash == drafts.pop(keyed[key]).registration.request_hash
         results[keyed[key]] = answer if same else reused()
 
@@ -229,7 +229,7 @@ async def _keep_known(connection: Connection, drafts: Iterable[_Draft]) -> None:
         if draft.known and (key := _key(draft.registration)) is not None
     ]
     if rows:
-        await repository.keep_answers(connection, rows, CREATED)
+        await keep_answers(connection, rows, CREATED)
 
 
 def _mark_duplicates(drafts: Sequence[_Draft], open_tickets: Sequence[OpenTicket]) -> None:
