@@ -14,7 +14,7 @@ from shared.contracts.dispatch import Label, Reply
 from shared.contracts.ticket import TicketSnapshot
 from shared.database import arrays
 from shared.database.columns import Json
-from shared.database.connection import Connection
+from shared.database.connection import Connection, Referenced
 from shared.database.engine import Database
 from shared.messaging import outbox
 
@@ -81,9 +81,12 @@ async def lock_referenced(connection: Connection, references: Iterable[UUID | st
     return {reference: order for order in map(to_order, rows) for reference in (order.ticket_id, order.ticket_no)}
 
 
+_REFERENCED = Referenced(work_orders)
+
+
 async def find(connection: Connection, reference: UUID | str) -> WorkOrder | None:
-    column = work_orders.c.ticket_id if isinstance(reference, UUID) else work_orders.c.ticket_no
-    row = (await connection.execute(select(work_orders).where(column == reference))).first()
+    """By id or by number."""
+    row = await _REFERENCED.first(connection, reference)
     return None if row is None else to_order(row)
 
 

@@ -12,7 +12,7 @@ from services.intake.domain import TERMINAL
 from services.intake.tables import SEALED_WITH, ticket_timeline, tickets
 from shared.contracts.intake import TicketRegistered
 from shared.database import arrays
-from shared.database.connection import Connection
+from shared.database.connection import Connection, Referenced
 from shared.database.engine import first_events
 from shared.messaging import inbox
 
@@ -151,10 +151,12 @@ async def add_timeline(connection: Connection, rows: Sequence[Mapping[str, Any]]
     await connection.execute(ticket_timeline.insert(), [dict(row) for row in rows])
 
 
+_REFERENCED = Referenced(tickets)
+
+
 async def find(connection: Connection, reference: UUID | str) -> TicketRow | None:
     """By id or by number."""
-    column = tickets.c.ticket_id if isinstance(reference, UUID) else tickets.c.ticket_no
-    return (await connection.execute(select(tickets).where(column == reference))).first()
+    return await _REFERENCED.first(connection, reference)
 
 
 async def lock(connection: Connection, ticket_id: UUID) -> TicketRow:
@@ -237,13 +239,15 @@ async def page(connection: Connection, filters: Mapping[str, Any], before: UUID 
     return list((await connection.execute(query)).all())
 
 
+_TIMELINE = (
+    select(ticket_timeline)
+    .where(ticket_timeline.c.ticket_id == bindparam("ticket"))
+    .order_by(ticket_timeline.c.at, ticket_timeline.c.event_id)
+)
+
+
 async def timeline(connection: Connection, ticket_id: UUID) -> list[TicketRow]:
-    query = (
-        select(ticket_timeline)
-        .where(ticket_timeline.c.ticket_id == ticket_id)
-        .order_by(ticket_timeline.c.at, ticket_timeline.c.event_id)
-    )
-    return list((await connection.execute(query)).all())
+    return (await connection.execute(_TIMELINE, {"ticket": ticket_id})).all()
 
 
 # ---- the end of personal data --------------------------------------------------------------------------------------

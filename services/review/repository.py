@@ -14,7 +14,7 @@ from shared.contracts.review import Finding
 from shared.contracts.ticket import TicketSnapshot
 from shared.database import arrays
 from shared.database.columns import Json
-from shared.database.connection import Connection
+from shared.database.connection import Connection, Referenced
 
 ReviewRow: TypeAlias = Any
 
@@ -47,9 +47,12 @@ async def lock_many(connection: Connection, ticket_ids: Iterable[UUID]) -> dict[
     return {row.ticket_id: to_review(row) for row in rows}
 
 
+_REFERENCED = Referenced(reviews)
+
+
 async def find(connection: Connection, reference: UUID | str) -> ReviewRow | None:
-    column = reviews.c.ticket_id if isinstance(reference, UUID) else reviews.c.ticket_no
-    return (await connection.execute(select(reviews).where(column == reference))).first()
+    """By id or by number."""
+    return await _REFERENCED.first(connection, reference)
 
 
 async def lock(connection: Connection, ticket_id: UUID) -> ReviewRow:

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Row, select
+from sqlalchemy import Row
 
 from services.sla.domain.records import Facts
 from services.sla.tables import complaint_facts
@@ -14,7 +14,7 @@ from shared.contracts.sla import Problem
 from shared.contracts.ticket import ClassMark
 from shared.database import arrays
 from shared.database.columns import Json
-from shared.database.connection import Connection
+from shared.database.connection import Connection, Referenced
 
 FactsRow = Row[Any]
 
@@ -68,10 +68,12 @@ _UPDATE_HOT = arrays.update("complaint_facts", _HOT)
 _UPDATE_VERSION = arrays.update("complaint_facts", {"ticket_id": "uuid", "version": "int"})
 
 
+_REFERENCED = Referenced(complaint_facts)
+
+
 async def find(connection: Connection, reference: UUID | str) -> FactsRow | None:
     """By id or by number."""
-    column = complaint_facts.c.ticket_id if isinstance(reference, UUID) else complaint_facts.c.ticket_no
-    return (await connection.execute(select(complaint_facts).where(column == reference))).first()
+    return await _REFERENCED.first(connection, reference)
 
 
 async def lock_many(
