@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -11,9 +10,8 @@ from starlette.responses import Response
 from services.dispatch import repository, schemas, usecases
 from services.dispatch.domain.order import OrderStatus, WorkOrder
 from services.dispatch.schemas import CallbackQueue, OrderPage, OrderView, order_view
-from services.dispatch.usecases import Act, Desk, may_see
+from services.dispatch.usecases import Act, Acts, Desk, may_see
 from shared.database.engine import Database
-from shared.database.group_commit import GroupCommit
 from shared.errors import NotFound
 from shared.http.auth import DoorFirst, Principal, allow
 from shared.http.fields import RequestModel
@@ -51,7 +49,7 @@ VERBS: tuple[tuple[str, type[RequestModel], tuple[Role, ...], Verb, str], ...] =
 
 
 def routes(desk: Desk, database: Database) -> APIRouter:
-    acts = GroupCommit[Act, bytes](partial(usecases.carry_out, desk, database), Act.touches)
+    acts = Acts(desk, database)
     router = APIRouter(route_class=DoorFirst, prefix="/v1", tags=["orders"])
 
     async def act(
@@ -63,7 +61,7 @@ def routes(desk: Desk, database: Database) -> APIRouter:
     ) -> Response:
         asked = request_hash(http.url.path.encode(), await http.body())
         known = ticket_reference(reference)
-        answer = await acts.submit(Act(principal, known, verb, key, asked, current_traceparent()))
+        answer = await acts(Act(principal, known, verb, key, asked, current_traceparent()))
         return Response(answer, media_type="application/json")
 
     @router.get("/orders", summary="Work orders, newest first; a branch sees its own", response_model=OrderPage)

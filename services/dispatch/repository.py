@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -70,15 +71,37 @@ _LOCK_REFERENCED = (
     .order_by(work_orders.c.ticket_id)
     .with_for_update()
 )
+_LOCK_FREE = _LOCK_REFERENCED.with_for_update(skip_locked=True)
 
 
-async def lock_referenced(connection: Connection, references: Iterable[UUID | str]) -> dict[UUID | str, WorkOrder]:
-    """In id order; each by its id and by its number."""
-    given = list(references)
-    ids = [each for each in given if isinstance(each, UUID)]
-    numbers = [each for each in given if not isinstance(each, UUID)]
-    rows = await connection.execute(_LOCK_REFERENCED, {"ids": ids, "numbers": numbers})
+async def lock_referenced(
+    connection: Connection, references: Iterable[UUID | str], *, waits: bool
+) -> dict[UUID | str, WorkOrder]:
+    """In id order; each by its id and by its number. Those that somebody holds are left out, unless it `waits`."""
+    ids, numbers = _sorted_out(references)
+    statement = _LOCK_REFERENCED if waits else _LOCK_FREE
+    rows = await connection.execute(statement, {"ids": ids, "numbers": numbers})
     return {reference: order for order in map(to_order, rows) for reference in (order.ticket_id, order.ticket_no)}
+
+
+def _sorted_out(references: Iterable[UUID | str]) -> tuple[list[UUID], list[str]]:
+    """The ids, and the numbers."""
+    ids: list[UUID] = []
+    numbers: list[str] = []
+    for each in references:
+        if isinstance(each, UUID):
+            ids.append(each)
+        else:
+            numbers.append(each)
+    return ids, numbers
+
+
+_KNOWN = "SELECT ticket_id, ticket_no FROM work_orders WHERE ticket_id = ANY($1::uuid[]) OR ticket_no = ANY($2::text[])"
+
+
+async def known_of(connection: Connection, references: Iterable[UUID | str]) -> frozenset[UUID | str]:
+    """Those of which there is an order, by their ids and by their numbers."""
+    return frozenset(chain.from_iterable(await connection.fetch(_KNOWN, *_sorted_out(references))))
 
 
 _REFERENCED = Referenced(work_orders)

@@ -1,11 +1,13 @@
-"""What branches, callback staff and supervisors do, over HTTP or by command. Never commits.
+"""What branches, callback staff and supervisors do, over HTTP or by command.
 
-Each verb is one function on a locked `WorkOrder`; the HTTP routes and the commands on Kafka call the same ones.
+Each verb is one function on a locked `WorkOrder`; the HTTP routes (`carry_out`) and the commands on Kafka call the same
+ones.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -29,6 +31,7 @@ from shared.clock import Clock
 from shared.contracts.dispatch import Reply
 from shared.contracts.ticket import Basis, TicketSnapshot
 from shared.database.engine import Database
+from shared.database.group_commit import GroupCommit
 from shared.errors import Conflict, DomainError, Invalid, NotFound
 from shared.http.auth import Principal
 from shared.http.idempotency import keep_answers, kept_answers, reused
@@ -231,9 +234,16 @@ class Act(NamedTuple):
         return [self.reference] if self.key is None else [self.reference, self.key]
 
 
-async def carry_out(desk: Desk, database: Database, acts: Sequence[Act]) -> list[bytes | Exception]:
+class Held(Exception):
+    """Somebody else works on this order just now."""
+
+
+async def carry_out(
+    desk: Desk, database: Database, acts: Sequence[Act], *, waits: bool = False
+) -> list[bytes | Exception]:
     """Do all of them in one transaction, in order: the order as it then stands (`OrderView` as JSON) or the refusal of
-    each. The same key again gets the first answer; with another request it is refused.
+    each; unless it `waits` for orders that others hold, `Held` for these. The same key again gets the first answer;
+    with another request it is refused.
 
     By itself an act cost ten round trips. Raises `UniqueViolationError` when another process stored one of the keys
     meanwhile; then nothing is stored.
@@ -241,9 +251,12 @@ async def carry_out(desk: Desk, database: Database, acts: Sequence[Act]) -> list
     results: list[bytes | Exception] = []
     async with database.transaction() as transaction:
         connection = transaction.connection
+        orders = await repository.lock_referenced(connection, {act.reference for act in acts}, waits=waits)
+        # Behind the lock: of who sends again what another process is still storing, it sees the first answer.
         keys = {act.key for act in acts if act.key is not None}
         answers = await kept_answers(connection, keys) if keys else {}
-        orders = await repository.lock_referenced(connection, {act.reference for act in acts})
+        missing = {act.reference for act in acts if act.reference not in orders}
+        held = await repository.known_of(connection, missing) if missing and not waits else frozenset()
         changed: dict[UUID, WorkOrder] = {}
         fresh: list[tuple[str, str, bytes, bytes]] = []
         now = desk.clock.now()
@@ -251,6 +264,9 @@ async def carry_out(desk: Desk, database: Database, acts: Sequence[Act]) -> list
             if act.key is not None and act.key in answers:
                 first_hash, first = answers[act.key]
                 results.append(first if first_hash == act.request_hash else reused())
+                continue
+            if act.reference in held:
+                results.append(Held())
                 continue
             try:
                 order = _done(orders.get(act.reference), act, now)
@@ -280,9 +296,26 @@ def _done(found: WorkOrder | None, act: Act, now: datetime) -> WorkOrder:
         raise NotFound("order_not_found", "no order of this number")
     if principal.role is Role.branch and found.status is OrderStatus.raised:
         raise Conflict("order_raised", "the order was raised; the province answers it")
-    order = replace(found, pending=[], callbacks=list(found.callbacks))
+    order = found.copy()
     act.verb(order, principal.actor, now)
     return order
+
+
+class Acts:
+    """The way of acts into groups. Who wants an order that somebody holds leaves the group, which nobody shall hold up,
+    and waits in another one."""
+
+    def __init__(self, desk: Desk, database: Database) -> None:
+        self._group = GroupCommit[Act, bytes](partial(carry_out, desk, database), Act.touches)
+        waiting = partial(carry_out, desk, database, waits=True)
+        self._waiting = GroupCommit[Act, bytes](waiting, Act.touches, worth_another=1)
+
+    async def __call__(self, act: Act) -> bytes:
+        """The order after the act, as JSON, after the commit. Raises `DomainError` or `Transient`."""
+        try:
+            return await self._group.submit(act)
+        except Held:
+            return await self._waiting.submit(act)
 
 
 def may_see(principal: Principal, order: WorkOrder) -> bool:

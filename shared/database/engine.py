@@ -60,7 +60,7 @@ _AWAY = (
 )
 # SQLSTATE classes that pass by themselves: connection, resources, operator intervention, rollback, lock not available.
 _AWAY_STATES = ("08", "53", "57", "40", "55P03", "25006")
-# Of asyncpg's text for a statement with too few or too many arguments; it has no class of its own.
+# How asyncpg begins what it says of a statement with too few or too many arguments; that has no class of its own.
 _MISCOUNTED = "the server expects"
 # What every transaction leaves behind, in one statement. The rows of the outbox get their ids in the order given.
 _LEAVE_BEHIND = """
@@ -319,4 +319,5 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith(_AWAY_STATES):
         return True
     # asyncpg counts values of the wrong type or number as a wrong use of its interface; that will not pass.
-    return isinstance(error, _AWAY) and not isinstance(error, ValueError) and _MISCOUNTED not in str(error)
+    miscounted = isinstance(error, asyncpg.InterfaceError) and str(error).startswith(_MISCOUNTED)
+    return isinstance(error, _AWAY) and not isinstance(error, ValueError) and not miscounted

@@ -42,9 +42,11 @@ class GroupCommit(Generic[Item, Answer]):
         self,
         work: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
         touches: Callable[[Item], Iterable[Hashable]],
+        worth_another: int = WORTH_ANOTHER,
     ) -> None:
         self._work = work
         self._touches = touches
+        self._worth_another = worth_another
         self._waiting: list[_Waiting] = []
         self._in_flight: dict[asyncio.Task[None], frozenset[Hashable]] = {}
         self._going_on = False
@@ -84,7 +86,7 @@ class GroupCommit(Generic[Item, Answer]):
             task.add_done_callback(self._landed)
 
     def _worth_it(self) -> bool:
-        return not self._in_flight or sum(len(waiting.items) for waiting in self._waiting) >= WORTH_ANOTHER
+        return not self._in_flight or sum(len(waiting.items) for waiting in self._waiting) >= self._worth_another
 
     def _landed(self, task: "asyncio.Task[None]") -> None:
         del self._in_flight[task]

@@ -1,7 +1,8 @@
 """Safe retries: the first answer to an `Idempotency-Key` is kept, in the transaction that did the work.
 
 The same key with the same body gives the first answer again; with another body it is 422 (`idempotency_key_reused`).
-Two requests at once: the second waits on the first's row and then gets its answer.
+Two requests at once: the second waits on the first's row (for what goes in groups: on what both are about) and then
+gets its answer.
 """
 
 import hashlib

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from services.dispatch import usecases
-from services.dispatch.domain.order import WorkOrder
+from services.dispatch import repository, usecases
+from services.dispatch.domain.order import OrderStatus, WorkOrder
 from services.dispatch.schemas import Progress, Urge
-from services.dispatch.usecases import Act, carry_out
+from services.dispatch.usecases import Act, Held, carry_out
+from shared import failpoints
 from shared.errors import Conflict, DomainError, NotFound
 from shared.http.idempotency import keep_answers, kept_answers
 from shared.http.keys import Role
@@ -34,9 +36,9 @@ async def dispatch(databases: Databases, tmp_path_factory: pytest.TempPathFactor
         yield site
 
 
-async def done(site: Site, *acts: Act) -> list[Any]:
+async def done(site: Site, *acts: Act, waits: bool = True) -> list[Any]:
     """The answers, read; and the refusals."""
-    found = await carry_out(site.projection._desk, site.app.service.database, acts)
+    found = await carry_out(site.projection._desk, site.app.service.database, acts, waits=waits)
     return [orjson.loads(each) if isinstance(each, bytes) else each for each in found]
 
 
@@ -57,6 +59,16 @@ def act(
         "urge": lambda order, who, now: usecases.urge(desk, order, Urge(reason="客户催办"), who, now),
     }
     return Act(by, reference, verbs[what] if isinstance(what, str) else what, key, body, trace)
+
+
+@asynccontextmanager
+async def held(site: Site, number: str) -> AsyncIterator[None]:
+    """Somebody else has the order locked."""
+    async with site.app.service.background.transaction() as transaction:
+        await transaction.connection.execute(
+            text("SELECT 1 FROM work_orders WHERE ticket_no = :no FOR UPDATE"), {"no": number}
+        )
+        yield
 
 
 async def stored(site: Site, number: str) -> Any:
@@ -178,3 +190,66 @@ async def test_a_key_stored_elsewhere_meanwhile_stores_nothing_of_the_batch(
     assert (first.status_code, first.json()["code"]) == (422, "idempotency_key_reused")
     assert second.status_code == 200
     assert await dispatch.published(number) == ["order.dispatched", "order.urged"]
+
+
+async def test_nobody_waits_for_an_order_but_those_who_want_it(dispatch: Site) -> None:
+    (number, _), (other, _) = await order(dispatch), await order(dispatch)
+    async with held(dispatch, number):
+        wants = asyncio.create_task(dispatch.post("jinan", f"/v1/orders/{number}/accept", key="held"))
+        async with asyncio.timeout(5):
+            for body in ("a", "b"):
+                urged = await dispatch.post("supervisor", f"/v1/orders/{other}/urge", {"reason": body})
+                assert urged.status_code == 200
+                missing = await dispatch.post("supervisor", f"/v1/orders/{NOBODYS}/urge", {"reason": body})
+                assert missing.status_code == 404
+        assert not wants.done()
+    assert (await wants).json()["status"] == "accepted"
+    assert await dispatch.published(number) == ["order.dispatched", "order.accepted"]
+
+
+async def test_who_asks_again_elsewhere_before_the_commit_gets_the_first_answer(dispatch: Site) -> None:
+    """At another process, or at the successor of one that died: there the verb would be refused the second time."""
+    number, _ = await order(dispatch)
+    entered, go_on = asyncio.Event(), asyncio.Event()
+    database = dispatch.app.service.database
+    asked = act(dispatch, number, key="again", body=b"a")
+
+    async def first() -> None:
+        async with database.transaction() as transaction:
+            orders = await repository.lock_referenced(transaction.connection, {number}, waits=True)
+            entered.set()
+            await go_on.wait()
+            orders[number].status = OrderStatus.accepted
+            await repository.save(transaction.connection, [orders[number]], dispatch.app.service.clock.now())
+            await keep_answers(transaction.connection, [(JINAN.client, "again", b"a", b'{"first":true}')], 200)
+
+    storing = asyncio.create_task(first())
+    await entered.wait()
+    (passed,) = await done(dispatch, asked, waits=False)
+    assert isinstance(passed, Held)
+    repeated = asyncio.create_task(done(dispatch, asked))
+    await asyncio.sleep(0.2)
+    assert not repeated.done()
+    go_on.set()
+    await storing
+    assert await repeated == [{"first": True}]
+    assert await done(dispatch, asked, waits=False) == [{"first": True}]
+
+
+@pytest.mark.parametrize("gap", ["outbox.written", "outbox.committed"])
+async def test_an_act_that_breaks_off_is_done_once_when_it_is_asked_for_again(
+    dispatch: Site, gap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, _ = await order(dispatch)
+    path, key = f"/v1/orders/{number}/accept", f"broken-{gap}"
+
+    def break_off() -> None:
+        raise RuntimeError("broken off")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(failpoints._armed, gap, break_off)
+        assert (await dispatch.post("jinan", path, key=key)).status_code == 500
+    again, once_more = [await dispatch.post("jinan", path, key=key) for _ in range(2)]
+    assert (again.status_code, again.json()["status"]) == (200, "accepted")
+    assert once_more.content == again.content
+    assert await dispatch.published(number) == ["order.dispatched", "order.accepted"]

@@ -1,6 +1,6 @@
 """A work order: its states, what is known of it, and the sheet that a branch gets."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -80,6 +80,10 @@ class WorkOrder(Subject):
     is_new: bool = False
     changed: bool = False
     callbacks: list[Callback] = field(default_factory=list)
+
+    def copy(self) -> "WorkOrder":
+        """One that can be changed without this one; nothing of it may wait to be published."""
+        return replace(self, pending=[], callbacks=list(self.callbacks))
 
     def record_for_branch(self, event: BaseModel, time: datetime, branch: str) -> None:
         """Record on our own topic and, as the next record of this ticket, on the branch's."""
