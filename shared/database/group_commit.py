@@ -35,7 +35,8 @@ class GroupCommit(Generic[Item, Answer]):
     and for each item alone when it fails for another reason than a database that is away.
 
     Two batches may be in flight, so that one is worked out while PostgreSQL stores the other. They never share anything
-    that `touches(item)` names: who comes later and touches the same waits until it is stored.
+    that `touches(item)` names: who comes later and touches the same waits until it is stored. The second one leaves
+    when `worth_another` items wait for it.
     """
 
     def __init__(

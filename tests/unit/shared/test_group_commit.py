@@ -134,7 +134,9 @@ class Landing:
     def __init__(self) -> None:
         self.begun: list[list[str]] = []
         self._gates: dict[str, asyncio.Event] = {}
-        self.commits: GroupCommit[tuple[str, str], str] = GroupCommit(self._work, lambda item: [item[1]])
+        self.commits: GroupCommit[tuple[str, str], str] = GroupCommit(
+            self._work, lambda item: [item[1]], worth_another=2
+        )
 
     async def _work(self, items: Sequence[tuple[str, str]]) -> list[str]:
         names = [name for name, _ in items]
@@ -153,12 +155,6 @@ class Landing:
         await asyncio.sleep(0.002)
 
 
-@pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_commit, "WORTH_ANOTHER", 2)
-
-
-@pytest.mark.usefixtures("soon")
 async def test_a_second_batch_leaves_beside_the_first_when_it_is_worth_it_and_a_third_waits() -> None:
     landing = Landing()
     first = await landing.begin(("a", "1"))
@@ -175,7 +171,6 @@ async def test_a_second_batch_leaves_beside_the_first_when_it_is_worth_it_and_a_
     assert await first == ["a"]
 
 
-@pytest.mark.usefixtures("soon")
 async def test_who_touches_what_is_in_flight_waits_and_others_pass() -> None:
     landing = Landing()
     await landing.begin(("a", "1"))
@@ -185,7 +180,6 @@ async def test_who_touches_what_is_in_flight_waits_and_others_pass() -> None:
     assert landing.begun == [["a"], ["c"], ["b", "d"]]
 
 
-@pytest.mark.usefixtures("soon")
 async def test_a_group_that_waits_is_not_passed_by_others_that_touch_the_same() -> None:
     """Else a large group could wait for ever."""
     landing = Landing()
