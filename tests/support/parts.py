@@ -8,6 +8,7 @@ import random
 import shutil
 import socket
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,10 +29,17 @@ PASSWORD = "for-tests-only"
 REQUIRE_KAFKA = "GONGDAN_REQUIRE_KAFKA"
 
 
+_given: deque[int] = deque(maxlen=100)
+
+
 def free_port() -> int:
-    """A free port below those of outgoing connections; its neighbour is free too, for the controller of Kafka."""
+    """A free port below those of outgoing connections; its neighbour is free too, for the controller of Kafka. The
+    last ones given are not given again: who asked for them may not listen yet."""
     while True:
-        port = random.randrange(11_000, 20_000)
+        port = random.randrange(11_000, 20_000, 2)
+        if port in _given:
+            continue
+        _given.append(port)
         with contextlib.suppress(OSError), socket.socket() as probe, socket.socket() as neighbour:
             probe.bind(("127.0.0.1", port))
             neighbour.bind(("127.0.0.1", port + 1))
