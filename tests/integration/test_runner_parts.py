@@ -28,17 +28,11 @@ from shared.http.key_store import KeyStore
 from shared.http.keys import Role, load_records
 from shared.messaging.broker import BrokerAddress
 from shared.policy.loader import load_pack
+from tests.support.parts import free_port
 
 BRANCHES = ["jinan", "qingdao"]
 NOON = datetime(2026, 11, 22, 4, 0, tzinfo=UTC)
 as_root = pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="giving up root needs root")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(autouse=True)
