@@ -1,6 +1,6 @@
 """The only SQL of dispatch."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from typing import Any, TypeAlias
@@ -75,7 +75,7 @@ _LOCK_FREE = _LOCK_REFERENCED.with_for_update(skip_locked=True)
 
 
 async def lock_referenced(
-    connection: Connection, references: Iterable[UUID | str], *, waits: bool
+    connection: Connection, references: Collection[UUID | str], *, waits: bool
 ) -> dict[UUID | str, WorkOrder]:
     """In id order; each by its id and by its number. Those that somebody holds are left out, unless it `waits`."""
     ids, numbers = _sorted_out(references)
@@ -84,22 +84,16 @@ async def lock_referenced(
     return {reference: order for order in map(to_order, rows) for reference in (order.ticket_id, order.ticket_no)}
 
 
-def _sorted_out(references: Iterable[UUID | str]) -> tuple[list[UUID], list[str]]:
+def _sorted_out(references: Collection[UUID | str]) -> tuple[list[UUID], list[str]]:
     """The ids, and the numbers."""
-    ids: list[UUID] = []
-    numbers: list[str] = []
-    for each in references:
-        if isinstance(each, UUID):
-            ids.append(each)
-        else:
-            numbers.append(each)
-    return ids, numbers
+    ids = [each for each in references if isinstance(each, UUID)]
+    return ids, [each for each in references if not isinstance(each, UUID)]
 
 
 _KNOWN = "SELECT ticket_id, ticket_no FROM work_orders WHERE ticket_id = ANY($1::uuid[]) OR ticket_no = ANY($2::text[])"
 
 
-async def known_of(connection: Connection, references: Iterable[UUID | str]) -> frozenset[UUID | str]:
+async def known_of(connection: Connection, references: Collection[UUID | str]) -> frozenset[UUID | str]:
     """Those of which there is an order, by their ids and by their numbers."""
     return frozenset(chain.from_iterable(await connection.fetch(_KNOWN, *_sorted_out(references))))
 
